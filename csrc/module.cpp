@@ -1,0 +1,57 @@
+// vispec._C: what this build is, and the pure host functions that tests and benchmarks ask.
+#include <dlfcn.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "build_info.h"  // written by setup.py
+
+namespace py = pybind11;
+
+namespace {
+
+#if defined(__clang__)
+constexpr const char* kCompiler = "clang " __clang_version__;
+#else
+constexpr const char* kCompiler = "gcc " __VERSION__;
+#endif
+
+std::vector<std::string> words(const std::string& text) {
+  std::istringstream stream(text);
+  std::vector<std::string> out;
+  for (std::string word; stream >> word;) out.push_back(word);
+  return out;
+}
+
+py::object or_none(const std::string& text) { return text.empty() ? py::object(py::none()) : py::str(text); }
+
+py::dict build_info() {
+  using namespace py::literals;
+  return py::dict("torch"_a = kTorch, "torch_cuda"_a = or_none(kTorchCuda), "compiler"_a = kCompiler, "cuda"_a = kCuda,
+                  "cuda_reason"_a = or_none(kCudaReason), "nvcc"_a = or_none(kNvcc),
+                  "cuda_archs"_a = words(kCudaArchs));
+}
+
+// Looks where the operators' own weak reference is looked up: in the library and in what it was linked to. None: the
+// library is not loaded.
+std::optional<bool> has_cuda_stream(const std::string& library) {
+  void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_NOLOAD);
+  if (handle == nullptr) return std::nullopt;
+  const bool found = dlsym(handle, "aoti_torch_get_current_cuda_stream") != nullptr;
+  dlclose(handle);
+  return found;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.def("build_info", &build_info,
+        "What this build is: torch (whose headers were used), torch_cuda, compiler, cuda (are CUDA operators in it), "
+        "cuda_reason (why not, or what to know), nvcc, cuda_archs.");
+  m.def("has_cuda_stream", &has_cuda_stream, py::arg("library"),
+        "Whether the operators' library, if loaded, sees torch's function for the current CUDA stream.");
+}

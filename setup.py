@@ -1,0 +1,312 @@
+"""Build of vispec's two libraries; also the package's own build backend (pyproject.toml).
+
+`vispec/_ops.abi3.so` holds the operators: it is compiled against torch's stable ABI, without a Python symbol, and runs
+on every torch from 2.10. `vispec._C` (pybind11) holds the build information. Neither is linked to a certain torch: only
+its headers and the names of its libraries are used, so an isolated build takes those of the torch that the user has.
+
+Environment: VISPEC_CUDA=auto (default: CUDA operators where nvcc is), 1 (required) or 0 (none); TORCH_CUDA_ARCH_LIST;
+CUDA_HOME; MAX_JOBS; CXX, CXXFLAGS, NVCCFLAGS.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from setuptools import Extension, build_meta, setup
+from setuptools.build_meta import (
+    build_editable,
+    build_sdist,
+    build_wheel,
+    get_requires_for_build_sdist,
+    prepare_metadata_for_build_editable,
+    prepare_metadata_for_build_wheel,
+)
+from setuptools.command.build_ext import build_ext
+
+__all__ = [
+    "build_editable",
+    "build_sdist",
+    "build_wheel",
+    "get_requires_for_build_editable",
+    "get_requires_for_build_sdist",
+    "get_requires_for_build_wheel",
+    "prepare_metadata_for_build_editable",
+    "prepare_metadata_for_build_wheel",
+]
+
+ROOT = Path(__file__).resolve().parent
+OLDEST_TORCH = (2, 10)
+TORCH_TARGET_VERSION = "0x020a000000000000"  # 2.10: without it the library asks for symbols that 2.10 lacks
+DEFAULT_ARCHS = "8.0;9.0;10.0;12.0+PTX"  # 8.6 and 8.9 run 8.0's code, later cards the PTX
+HOST_JOB_BYTES, NVCC_JOB_BYTES = 1 << 30, 5 << 30
+
+
+# ---- Which torch ---------------------------------------------------------------------------------
+
+# Prints where torch is, without importing it: that takes seconds, and a broken torch still has headers.
+PROBE = """
+import importlib.util, json, pathlib, runpy
+spec = importlib.util.find_spec("torch")
+if spec is not None and spec.origin:
+    root = pathlib.Path(spec.origin).parent
+    version = runpy.run_path(str(root / "version.py"))
+    print(json.dumps({"root": str(root), "version": version["__version__"], "cuda": version["cuda"]}))
+"""
+
+
+@dataclass(frozen=True)
+class Torch:
+    """An installed torch: its folder, its version, and the CUDA version that it was built with."""
+
+    root: str
+    version: str
+    cuda: str | None
+
+
+@functools.cache
+def find_torch() -> Torch | None:
+    """The torch to build against: this interpreter's, else the one outside of pip's isolated build environment."""
+    outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
+    tries = [(sys.executable, dict(os.environ)), (sys.executable, outside)]
+    if "VIRTUAL_ENV" in os.environ:  # `python -m build` runs in a virtual environment of its own
+        tries.append((os.path.join(os.environ["VIRTUAL_ENV"], "bin", "python"), outside))
+    for python, env in tries:
+        if not os.path.exists(python):
+            continue
+        probe = subprocess.run([python, "-c", PROBE], env=env, capture_output=True, text=True, cwd="/")
+        if probe.returncode == 0 and probe.stdout.strip():
+            torch = Torch(**json.loads(probe.stdout))
+            if release(torch.version) >= OLDEST_TORCH:
+                return torch
+    return None
+
+
+def release(version: str) -> tuple[int, ...]:
+    """`"2.13.0+cpu"` to `(2, 13)`."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+def get_requires_for_build_wheel(config_settings: dict[str, str] | None = None) -> list[str]:
+    """Ask for torch only where there is none to build against."""
+    return build_meta.get_requires_for_build_wheel(config_settings) + torch_requirement()
+
+
+def get_requires_for_build_editable(config_settings: dict[str, str] | None = None) -> list[str]:
+    """As for a wheel."""
+    return build_meta.get_requires_for_build_editable(config_settings) + torch_requirement()
+
+
+def torch_requirement() -> list[str]:
+    """What the build environment lacks."""
+    return [] if find_torch() else ["torch>=" + ".".join(map(str, OLDEST_TORCH))]
+
+
+# ---- Whether and for what to build CUDA operators ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """What the CUDA part of this build is: `reason` says why it is not built, or what to know about it."""
+
+    build: bool
+    reason: str
+    nvcc: str = ""
+    version: str = ""
+    archs: list[str] = field(default_factory=list)
+
+
+def find_nvcc() -> str | None:
+    """nvcc of CUDA_HOME, of the PATH or of the usual place."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    places = [os.path.join(home, "bin")] if home else [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]
+    return next(filter(None, (shutil.which("nvcc", path=place) for place in places)), None)
+
+
+def plan_cuda(mode: str, has_sources: bool, nvcc: str | None, nvcc_version: str, archs: str, torch: Torch) -> Cuda:
+    """Decide by VISPEC_CUDA and by what is there; `VISPEC_CUDA=1` fails where it cannot be obeyed."""
+    if mode not in ("0", "1", "auto"):
+        raise SystemExit(f"VISPEC_CUDA: expected 0, 1 or auto, got {mode!r}")
+    if mode == "0":
+        return Cuda(False, "VISPEC_CUDA=0")
+    if not has_sources:
+        missing = "this version of vispec has no CUDA sources"
+    elif nvcc is None:
+        missing = "nvcc was not found (on the PATH, in CUDA_HOME or in /usr/local/cuda)"
+    else:
+        major = nvcc_version.partition(".")[0]
+        other = torch.cuda is not None and torch.cuda.partition(".")[0] != major
+        note = f"torch has CUDA {torch.cuda}: a driver for CUDA {major} is needed" if other else ""
+        return Cuda(True, note, nvcc, nvcc_version, parse_archs(archs))
+    if mode == "1":
+        raise SystemExit(f"VISPEC_CUDA=1, but {missing}")
+    return Cuda(False, missing)
+
+
+def parse_archs(archs: str) -> list[str]:
+    """`"8.0;9.0a 12.0+PTX"` to `["8.0", "9.0a", "12.0+PTX"]`, in order, each once."""
+    names = list(dict.fromkeys(re.split(r"[;,\s]+", archs.strip())))
+    for name in names:
+        if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: expected architectures such as '8.0;9.0a;12.0+PTX', got {name!r}")
+    return names
+
+
+def gencode_flags(archs: list[str]) -> list[str]:
+    """nvcc's flags: machine code for each architecture, and PTX (for later ones) where asked."""
+    flags = []
+    for arch in archs:
+        number = arch.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if arch.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def visible_archs() -> str:
+    """The compute capabilities of the GPUs that this machine shows, or an empty string."""
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return ""
+    query = [smi, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True).stdout.split()
+    return ";".join(sorted(cap for cap in set(found) if re.fullmatch(r"\d+\.\d", cap)))
+
+
+# ---- The build itself ----------------------------------------------------------------------------
+
+
+def num_jobs(cores: int, memory_bytes: int, job_bytes: int, max_jobs: str | None) -> int:
+    """MAX_JOBS, else as many as cores and memory allow, at least one."""
+    return max(1, int(max_jobs) if max_jobs else min(cores, memory_bytes // job_bytes))
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the container if that allows less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return total if text == "max" else min(total, int(text))
+
+
+class BuildLibraries(build_ext):
+    """Compiles and links both extensions by one ninja run, which keeps its state between runs in `build/temp*`."""
+
+    def build_extensions(self) -> None:
+        torch = find_torch()
+        if torch is None:
+            raise SystemExit(
+                f"vispec needs torch {'.'.join(map(str, OLDEST_TORCH))} or later to build: `pip install torch`"
+            )
+        cuda_sources = [*sorted((ROOT / "csrc/cuda").glob("*.cu")), *(ROOT / "csrc").glob("ops_cuda.cpp")]
+        nvcc = find_nvcc()
+        output = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout if nvcc else ""
+        nvcc_version = "".join(re.findall(r"release ([\d.]+)", output)[:1])
+        archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or visible_archs() or DEFAULT_ARCHS
+        mode = os.environ.get("VISPEC_CUDA", "auto")
+        cuda = plan_cuda(mode, bool(cuda_sources), nvcc, nvcc_version, archs, torch)
+
+        folder = Path(self.build_temp).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_if_changed(folder / "build_info.h", build_info(torch, cuda))
+        write_if_changed(folder / "build.ninja", self.ninja_file(torch, cuda, cuda_sources if cuda.build else []))
+        cores = len(os.sched_getaffinity(0))
+        jobs = num_jobs(
+            cores, memory_bytes(), NVCC_JOB_BYTES if cuda.build else HOST_JOB_BYTES, os.environ.get("MAX_JOBS")
+        )
+        subprocess.run([sys.executable, "-m", "ninja", "-C", str(folder), f"-j{jobs}"], check=True)
+        built = (
+            f"CUDA operators for {' '.join(cuda.archs)} (nvcc {cuda.version})" if cuda.build else "no CUDA operators"
+        )
+        print(
+            f"vispec: built CPU operators, {built}"
+            + (f": {cuda.reason}" if cuda.reason else "")
+            + f"; headers of torch {torch.version}"
+        )
+
+    def ninja_file(self, torch: Torch, cuda: Cuda, cuda_sources: list[Path]) -> str:
+        """Rules and targets; every path is absolute."""
+        import pybind11
+
+        host = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+        host += ["-Wall", "-Wextra", "-DNDEBUG", f"-I{ROOT / 'csrc'}"]
+        ops = [f"-isystem{torch.root}/include", f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
+        info = ["-I.", f"-isystem{pybind11.get_include()}", *(f"-isystem{path}" for path in self.include_dirs)]
+        device = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{ROOT / 'csrc'}"]
+        # torch's libraries are loaded RTLD_LOCAL: symbols are found through our own DT_NEEDED, and libtorch.so alone
+        # leads to libtorch_cuda.so where there is one. Distributions' linkers drop it without --no-as-needed.
+        link_ops = [f"-L{torch.root}/lib", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-Wl,--as-needed"]
+        if cuda_sources:
+            toolkit = Path(os.path.realpath(cuda.nvcc)).parent.parent
+            ops.append(f"-isystem{toolkit}/include")
+            link_ops += [f"-L{toolkit}/lib64", f"-L{toolkit}/lib", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+            link_ops.append("-Wl,--exclude-libs,ALL")
+        variables = {
+            "cxx": os.environ.get("CXX", "c++"),
+            "nvcc": cuda.nvcc,
+            "host": " ".join([*host, os.environ.get("CXXFLAGS", "")]),
+            "device": " ".join([*device, *gencode_flags(cuda.archs), os.environ.get("NVCCFLAGS", "")]),
+        }
+        lines = [f"{name} = {value}" for name, value in variables.items()]
+        lines += [
+            "rule cxx\n  command = $cxx $host $flags -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+            "rule cu\n  command = $nvcc $device -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+            "rule link\n  command = $cxx -shared $in -o $out -Wl,-s $flags",
+        ]
+        for extension in self.extensions:
+            is_ops = extension.name.endswith("._ops")
+            sources = [ROOT / source for source in extension.sources] + (cuda_sources if is_ops else [])
+            objects = []
+            for source in sources:
+                objects.append(f"{source.relative_to(ROOT)}.o")
+                rule = "cu" if source.suffix == ".cu" else "cxx"
+                lines.append(f"build {objects[-1]}: {rule} {source}\n  flags = {' '.join(ops if is_ops else info)}")
+            target = Path(self.get_ext_fullpath(extension.name)).resolve()
+            lines.append(f"build {target}: link {' '.join(objects)}\n  flags = {' '.join(link_ops if is_ops else [])}")
+        return "\n".join(lines) + "\n"
+
+
+def build_info(torch: Torch, cuda: Cuda) -> str:
+    """The header that module.cpp reports from."""
+    strings = {
+        "kTorch": torch.version,
+        "kTorchCuda": torch.cuda or "",
+        "kNvcc": cuda.version,
+        "kCudaArchs": " ".join(cuda.archs),
+        "kCudaReason": cuda.reason,
+    }
+    lines = [f"constexpr const char* {name} = {json.dumps(text)};" for name, text in strings.items()]
+    return "\n".join(["#pragma once", f"constexpr bool kCuda = {str(cuda.build).lower()};", *lines]) + "\n"
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Keep the file's time where nothing changed, so that ninja has nothing to do."""
+    if not path.is_file() or path.read_text() != text:
+        path.write_text(text)
+
+
+def main() -> None:
+    """Called by setuptools, which runs this file as a script, for every command."""
+    for stale in ROOT.glob("build/lib*"):  # a module that the sources lost would come back from there
+        shutil.rmtree(stale)
+    operators = [
+        str(path.relative_to(ROOT)) for path in [ROOT / "csrc/ops.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp"))]
+    ]
+    setup(
+        ext_modules=[
+            Extension("vispec._ops", operators, py_limited_api=True),
+            Extension("vispec._C", ["csrc/module.cpp"]),
+        ],
+        cmdclass={"build_ext": BuildLibraries},
+    )
+
+
+if __name__ == "__main__":
+    main()
