@@ -1,0 +1,1 @@
+"""Drafts: config, model, checkpoints, and the drafter that the cycle runs."""

@@ -1,0 +1,185 @@
+"""Reading and writing drafts in the released checkpoints' layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import warnings
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from vispec.draft.config import DraftConfig
+from vispec.draft.model import DraftModel
+from vispec.target import Target
+
+CONFIG_FILE = "config.json"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
+EMBEDDING = "embed_tokens.weight"
+QUERIES = "imadpt.q"
+
+
+class Draft:
+    """A draft model and the target that it was loaded for.
+
+    Args:
+        model: The weights; moved to the device and dtype of the target's LM head.
+        target: The target model. Held weakly: a draft does not keep it alive.
+
+    Raises:
+        ValueError: hidden size or vocabulary is not the target's.
+        TypeError, NotImplementedError: the target is not supported, see `Target`.
+    """
+
+    def __init__(self, model: DraftModel, target: PreTrainedModel) -> None:
+        adapter = Target(target)
+        for name in ("hidden_size", "vocab_size"):
+            ours, theirs = getattr(model.config, name), getattr(adapter, name)
+            if ours != theirs:
+                raise ValueError(f"{name}: the draft has {ours}, the target {type(target).__name__} has {theirs}")
+        self.model = model.to(device=adapter.device, dtype=adapter.dtype).eval().requires_grad_(False)
+        self._target = weakref.ref(target)
+
+    @property
+    def config(self) -> DraftConfig:
+        return self.model.config
+
+    def check_target(self, target: Target) -> None:
+        """Raise a ValueError unless the draft was loaded for this very model and both still agree."""
+        if self._target() is not target.model:
+            raise ValueError("draft: it was loaded for another model; load it with target=model for this one")
+        ours, theirs = (self.model.device, self.model.dtype), (target.device, target.dtype)
+        if ours != theirs:
+            raise ValueError(f"draft: expected the target's device and dtype {theirs}, got {ours}; load it again")
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors. The embedding is the target's and is not written."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
+        tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+        save_file(tensors, folder / WEIGHT_FILES[0], metadata={"format": "pt"})
+
+
+def load_draft(source: str | os.PathLike[str], target: PreTrainedModel) -> Draft:
+    """Load a draft for `target`.
+
+    Args:
+        source: A folder with config.json and model.safetensors (or pytorch_model.bin, read without running code), or a
+            name on the Hugging Face Hub.
+        target: The model that it will draft for.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing, or the Hub has no such draft.
+        ValueError: a broken file, a missing, unexpected, mis-shaped or non-finite tensor, a draft that does not fit.
+        TypeError, NotImplementedError: the target is not supported.
+    """
+    Target(target)
+    config_file, weight_file = _find_files(source)
+    fields, tensors = _read_config(config_file), _read_tensors(weight_file)
+    queries = tensors.get(QUERIES)
+    if queries is None or queries.ndim != 3:
+        raise ValueError(f"{QUERIES}: {'missing from' if queries is None else 'not 3-D in'} {weight_file}")
+    try:
+        config = DraftConfig.from_dict(fields, num_queries=queries.shape[0])
+    except ValueError as error:
+        raise ValueError(f"{config_file}: {error}") from error
+    with torch.device("meta"):
+        model = DraftModel(config)
+    embedding = tensors.pop(EMBEDDING, None)
+    _check_tensors(model, tensors, weight_file)
+    model.load_state_dict(tensors, assign=True)
+    draft = Draft(model, target)
+    if embedding is not None:
+        _check_embedding(embedding, target, weight_file)
+    return draft
+
+
+def _find_files(source: str | os.PathLike[str]) -> tuple[Path, Path]:
+    folder = Path(source)
+    if not folder.exists() and _is_hub_name(str(source)):
+        return _download(str(source))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"draft: expected a folder, got {folder}")
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"draft: no {CONFIG_FILE} in {folder}")
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / CONFIG_FILE, folder / name
+    raise FileNotFoundError(f"draft: neither {' nor '.join(WEIGHT_FILES)} in {folder}")
+
+
+def _is_hub_name(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
+
+
+def _download(name: str) -> tuple[Path, Path]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        config_file = hf_hub_download(name, CONFIG_FILE)
+        try:
+            weight_file = hf_hub_download(name, WEIGHT_FILES[0])
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                raise
+            weight_file = hf_hub_download(name, WEIGHT_FILES[1])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(f"draft: no folder {name}, and it cannot be had from the Hub: {error}") from error
+    return Path(config_file), Path(weight_file)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(fields).__name__}")
+    return fields
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"{file}: broken, or not weights alone: {error}") from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
+        raise ValueError(f"{file}: expected a mapping of names to tensors, got {type(tensors).__name__}")
+    return tensors
+
+
+def _check_tensors(model: DraftModel, tensors: dict[str, Tensor], file: Path) -> None:
+    expected = model.state_dict()
+    for name in expected.keys() - tensors.keys():
+        raise ValueError(f"{name}: missing from {file}")
+    for name in tensors.keys() - expected.keys():
+        raise ValueError(f"{name}: unexpected in {file}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(f"{name}: expected shape {list(expected[name].shape)}, got {list(tensor.shape)} in {file}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name}: expected floating point, got {tensor.dtype} in {file}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name}: not finite in {file}")
+
+
+def _check_embedding(embedding: Tensor, target: PreTrainedModel, file: Path) -> None:
+    """The target's embedding is used; one that differs means that the draft was trained for another model."""
+    own = target.get_input_embeddings().weight
+    if embedding.shape != own.shape:
+        raise ValueError(f"{EMBEDDING}: expected shape {list(own.shape)}, got {list(embedding.shape)} in {file}")
+    if not torch.allclose(embedding.to(own), own, rtol=0.02, atol=1e-3):
+        warnings.warn(f"{file}: its {EMBEDDING} is not the target's; expect low acceptance", stacklevel=3)
