@@ -1,0 +1,134 @@
+"""How tree attention enters a transformers model: an attention function registered under the name "vispec".
+
+The state of a verification travels by context variable. Without it the function acts as the target's own attention, so
+a plain `model.generate` in another thread keeps its result while this one verifies.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from vispec.ops import tree_attention
+
+NAME = "vispec"
+
+# keywords that say nothing about which keys a node sees or how they count
+_HARMLESS = frozenset({"position_ids", "cache_position", "use_cache", "past_key_values", "output_hidden_states"})
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What tree attention needs to know beside the layer's own tensors."""
+
+    cache_len: Tensor  # int32 [B], rows before the tree
+    ancestors: Tensor  # int64 [B, N, W]
+
+
+_verification: ContextVar[Verification | None] = ContextVar("vispec_verification", default=None)
+_own_implementation: dict[int, str] = {}  # by id of the text config while it is switched: configs are not hashable
+
+
+@contextmanager
+def verifying(verification: Verification) -> Iterator[None]:
+    """Forward passes inside verify a tree."""
+    token = _verification.set(verification)
+    try:
+        yield
+    finally:
+        _verification.reset(token)
+
+
+@contextmanager
+def switched_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Route the text decoder's attention through `tree_attention_forward`; the model is as before afterwards.
+
+    Raises:
+        NotImplementedError: the model does not take its attention from transformers' AttentionInterface.
+    """
+    text_config = model.config.get_text_config()
+    key = "" if text_config is model.config else "text_config"
+    own = text_config._attn_implementation
+    _own_implementation[id(text_config)] = own
+    try:
+        model.set_attn_implementation({key: NAME})
+        if text_config._attn_implementation != NAME:
+            raise NotImplementedError(
+                f"{type(model).__name__}: its attention cannot be set, expected one that follows AttentionInterface"
+            )
+        yield
+    finally:
+        model.set_attn_implementation({key: own})
+        del _own_implementation[id(text_config)]
+
+
+def tree_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of one decoder layer over cache and tree; transformers' attention function signature.
+
+    Args:
+        query: `[B, Hq, N, D]`, the nodes.
+        key, value: `[B, Hkv, S, D]`, whole cache rows, the nodes already written behind `cache_len`.
+
+    Returns:
+        `[B, N, Hq, D]` and no weights.
+
+    Raises:
+        NotImplementedError: a keyword that tree attention does not know (sinks, biases, ...).
+    """
+    verification = _verification.get()
+    if verification is None:
+        own = _own_attention(module)
+        options = {"softcap": softcap, "sliding_window": sliding_window}
+        kwargs.update({name: option for name, option in options.items() if option is not None})
+        return own(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    unknown = sorted(k for k, v in kwargs.items() if k not in _HARMLESS and v is not None and v is not False)
+    if unknown or dropout:
+        raise NotImplementedError(f"{type(module).__name__}: tree attention does not know {unknown or ['dropout']}")
+    out = tree_attention(
+        query,
+        key,
+        value,
+        verification.cache_len,
+        verification.ancestors,
+        scale=scaling,
+        softcap=softcap,
+        sliding_window=sliding_window,
+    )
+    return out, None
+
+
+def _own_attention(module: Any) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    own = _own_implementation[id(module.config)]
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    return ALL_ATTENTION_FUNCTIONS.get_interface(own, eager)
+
+
+def _own_mask(*args: Any, config: Any, **kwargs: Any) -> Any:
+    """Masks for passes that are not verification, while the model is switched."""
+    if _verification.get() is not None:
+        raise NotImplementedError(f"{config.model_type}: builds a mask of its own beside the one it is given")
+    return ALL_MASK_ATTENTION_FUNCTIONS[_own_implementation[id(config)]](*args, config=config, **kwargs)
+
+
+AttentionInterface.register(NAME, tree_attention_forward)
+AttentionMaskInterface.register(NAME, _own_mask)

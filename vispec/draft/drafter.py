@@ -1,0 +1,164 @@
+"""What the cycle asks of a drafter (`Drafter`), and ViSpec's answer (`ViSpecDrafter`)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vispec.cache import grow_rows, grown_capacity
+from vispec.draft.model import DraftModel
+from vispec.ops import append_kv, build_tree, expand_frontier, tree_attention
+from vispec.target import Prompt, Target
+from vispec.tree import Tree, TreeConfig
+
+WORD_BITS = 64
+
+
+class Drafter(Protocol):
+    """What the decoding cycle asks: read the prompt, guess, read what was kept. One object serves one `generate`."""
+
+    def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
+        """Read the prompt. `root_tokens` int64 `[B]`: the target's first token."""
+
+    def propose(self, root_tokens: Tensor) -> Tree:
+        """Guess what follows `root_tokens` int64 `[B]`."""
+
+    def update(self, tokens: Tensor, features: Tensor, num_accepted: Tensor) -> None:
+        """Read what a cycle kept.
+
+        Args:
+            tokens: int64 `[B, P]`, the accepted tokens and then the bonus token; padded.
+            features: `[B, P, H]`, the target's features of the root and the accepted nodes; padded.
+            num_accepted: int32 `[B]`, a: `a + 1` entries of both are real. -1 for a finished sequence.
+        """
+
+    def reserve(self, num_tokens: int) -> None:
+        """Make room for a text of `num_tokens` and the rows of one cycle. Called by the host between cycles."""
+
+
+class ViSpecDrafter:
+    """Drafts EAGLE-2 trees with a ViSpec draft (arXiv 2509.15235).
+
+    All state is on the device; shapes do not depend on what was accepted.
+
+    Args:
+        model: The draft's weights, on the device and in the dtype of the target's LM head.
+        target: Lends its embedding and its LM head.
+        tree: Size of the tree.
+        budget: Tokens that will probably be generated, for the first allocation.
+    """
+
+    def __init__(self, model: DraftModel, target: Target, tree: TreeConfig, budget: int) -> None:
+        self.model, self.target, self.tree, self.budget = model, target, tree, budget
+        config, device = model.config, model.device
+        self.scale = config.head_dim**-0.5
+        frontier_rows = torch.arange(tree.depth * tree.top_k, device=device)
+        self.frontier_bits = _bits(frontier_rows, frontier_rows.numel()).unflatten(0, (tree.depth, tree.top_k))
+        self.no_ancestors = self.frontier_bits.new_zeros(1, self.frontier_bits.shape[-1])
+        chain = _bits(torch.arange(tree.max_accepted + 1, device=device), tree.max_accepted + 1)
+        self.chain = chain.cumsum(0)  # distinct powers of two: the running sum is the running union
+        self.spare_rows = max(tree.depth * tree.top_k, tree.max_accepted + 1)
+
+    def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
+        """Run the layer over every prompt's short sequence and keep its keys and values."""
+        config, device = self.model.config, self.model.device
+        embeds = torch.cat((prompt.embeds[:, 1:], self.target.embed(root_tokens)[:, None]), dim=1)
+        # an image at prompt positions s..e-1 is the run s-1..e-2 of indices; a shift past 0 drops an embedding
+        sequences = [
+            self.model.compress(embeds[row], prompt.features[row], [(max(s - 1, 0), e - 1) for s, e in images])
+            for row, images in enumerate(prompt.images)
+        ]
+        lengths = [sequence.hidden.shape[0] for sequence in sequences]
+        padded = max(lengths)
+        hidden = torch.stack([F.pad(s.hidden, (0, 0, 0, padded - s.hidden.shape[0])) for s in sequences])
+        positions = torch.stack([F.pad(s.positions, (0, padded - s.positions.shape[0])) for s in sequences])
+
+        shape = (len(sequences), config.num_key_value_heads, padded + self.budget + self.spare_rows, config.head_dim)
+        self.k_cache, self.v_cache = hidden.new_zeros(shape), hidden.new_zeros(shape)
+        self.rows_saved = prompt.embeds.shape[1] - padded  # prompt positions that take no row
+        self.cache_len = torch.tensor(lengths, dtype=torch.int32, device=device)
+        self.next_position = torch.full_like(self.cache_len, prompt.embeds.shape[1])
+        self.global_feature = torch.stack([s.global_feature for s in sequences])[:, None]  # [B, 1, H]
+
+        output = self.model(hidden, positions, self._attend_prompt)
+        self.hidden = output[torch.arange(len(sequences), device=device), self.cache_len - 1]  # [B, H]
+
+    def propose(self, root_tokens: Tensor) -> Tree:
+        """Expand the frontier `depth` times, keep the best candidates (section 3.3, EAGLE-2)."""
+        top_k, batch_size = self.tree.top_k, root_tokens.shape[0]
+        logits = self.target.logits(self.hidden[:, None])
+        scores = torch.zeros(batch_size, 1, dtype=torch.float32, device=logits.device)
+        tokens, scores, frontier, frontier_tokens, frontier_scores = expand_frontier(logits, scores, top_k)
+        all_tokens, all_scores = [tokens.flatten(1)], [scores.flatten(1)]
+        all_parents = [torch.full_like(frontier, -1)]
+        first_candidate = 0  # of the level that the frontier was chosen from
+        hidden, ancestors = self.hidden[:, None], self.no_ancestors.expand(batch_size, -1, -1)
+        for level in range(self.tree.depth):
+            index = (frontier // top_k).long()[..., None]  # of the parent in the level before
+            features = hidden.gather(1, index.expand(-1, -1, hidden.shape[2]))
+            ancestors = ancestors.gather(1, index.expand(-1, -1, ancestors.shape[2])) | self.frontier_bits[level]
+            hidden = self._run_frontier(frontier_tokens, features, ancestors, level)
+            all_parents.append((frontier + first_candidate).repeat_interleave(top_k, dim=1))
+            first_candidate += all_tokens[-1].shape[1]
+            tokens, scores, frontier, frontier_tokens, frontier_scores = expand_frontier(
+                self.target.logits(hidden), frontier_scores, top_k
+            )
+            all_tokens.append(tokens.flatten(1))
+            all_scores.append(scores.flatten(1))
+        return Tree(
+            *build_tree(
+                root_tokens,
+                torch.cat(all_tokens, dim=1),
+                torch.cat(all_scores, dim=1),
+                torch.cat(all_parents, dim=1),
+                self.tree.num_nodes,
+            )
+        )
+
+    def update(self, tokens: Tensor, features: Tensor, num_accepted: Tensor) -> None:
+        """Run the layer over the new indices as a causal chain; rows past `num_accepted` are overwritten later."""
+        hidden = self.model.fuse(self.target.embed(tokens), features, self.global_feature)
+        offsets = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.int32)
+        ancestors = self.chain.expand(tokens.shape[0], -1, -1)
+        output = self._run_rows(hidden, self.next_position[:, None] + offsets, ancestors, self.cache_len)
+        last = num_accepted.clamp(min=0).long()[:, None, None].expand(-1, -1, output.shape[2])
+        self.hidden = output.gather(1, last)[:, 0]
+        self.cache_len = self.cache_len + (num_accepted + 1)
+        self.next_position = self.next_position + (num_accepted + 1)
+
+    def reserve(self, num_tokens: int) -> None:
+        """Grow the cache by half where `num_tokens` and one cycle's rows would not fit."""
+        capacity, needed = self.k_cache.shape[2], num_tokens - self.rows_saved + self.spare_rows
+        if needed > capacity:
+            capacity = grown_capacity(capacity, needed)
+            self.k_cache, self.v_cache = grow_rows(self.k_cache, capacity), grow_rows(self.v_cache, capacity)
+
+    def _run_frontier(self, tokens: Tensor, features: Tensor, ancestors: Tensor, level: int) -> Tensor:
+        hidden = self.model.fuse(self.target.embed(tokens), features, self.global_feature)
+        positions = (self.next_position + level)[:, None].expand(-1, tokens.shape[1])
+        return self._run_rows(hidden, positions, ancestors, self.cache_len + level * self.tree.top_k)
+
+    def _run_rows(self, hidden: Tensor, positions: Tensor, ancestors: Tensor, write_at: Tensor) -> Tensor:
+        """Rows `[B, M, H]` that see the cache and, of the rows behind it, those whose bits are set in `ancestors`."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            append_kv(k, v, self.k_cache, self.v_cache, write_at)
+            return tree_attention(q, self.k_cache, self.v_cache, self.cache_len, ancestors, scale=self.scale)
+
+        return self.model(hidden, positions, attend)
+
+    def _attend_prompt(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.k_cache[:, :, : k.shape[2]] = k
+        self.v_cache[:, :, : v.shape[2]] = v
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale, enable_gqa=True)
+        return out.transpose(1, 2)
+
+
+def _bits(rows: Tensor, num_rows: int) -> Tensor:
+    """One set bit a row: int64 `[len(rows), ceil(num_rows / 64)]`, bit `rows[i]` of row i."""
+    words = torch.arange(max(1, -(-num_rows // WORD_BITS)), device=rows.device)
+    bits = torch.ones_like(rows) << (rows % WORD_BITS)
+    return torch.where(rows[:, None] // WORD_BITS == words, bits[:, None], 0)

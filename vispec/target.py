@@ -1,0 +1,248 @@
+"""Everything that is known about a Hugging Face VLM: decoder, LM head, image positions, rotary positions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vispec.attention import Verification, switched_attention, verifying
+from vispec.cache import TreeCache
+from vispec.tree import Tree
+
+# config.model_type of models whose verification is tested token for token against their own `generate`
+FAMILIES = ("llama", "llava", "llava_next", "qwen2", "qwen2_5_vl")
+TEXT_MODELS = ("llama", "qwen2", "qwen2_5_vl_text")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the target made of the prompt, for the drafter."""
+
+    logits: Tensor  # [B, V], of the last position
+    embeds: Tensor  # [B, L, H], what the decoder read: token embeddings and projected image features
+    features: Tensor  # [B, L, H], last hidden states, final norm applied
+    images: list[list[tuple[int, int]]]  # per sequence, (start, end) of each encoded image, in positions
+
+
+@dataclass
+class _Record:
+    """Inputs and outputs of the text decoder in one context, a chunk an entry."""
+
+    embeds: list[Tensor] = field(default_factory=list)
+    features: list[Tensor] = field(default_factory=list)
+    image_lengths: list[int] = field(default_factory=list)
+
+
+_record: ContextVar[_Record | None] = ContextVar("vispec_record", default=None)
+_active: ContextVar[frozenset[int]] = ContextVar("vispec_active", default=frozenset())  # ids of models in use
+_locks: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()
+_locks_guard = threading.Lock()
+
+
+class Target:
+    """A target model as the decoding cycle and the drafter use it. Cheap to build; holds no tensors of its own.
+
+    Raises:
+        TypeError: not a transformers model.
+        NotImplementedError: a family that is not supported, or a model spread over several devices.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(f"model: expected a transformers PreTrainedModel, got {type(model).__name__}")
+        self.model = model
+        self.text_config = model.config.get_text_config()
+        found = (model.config.model_type, self.text_config.model_type)
+        if found[0] not in FAMILIES or found[1] not in TEXT_MODELS or model.get_output_embeddings() is None:
+            raise NotImplementedError(
+                f"model: {type(model).__name__} (model_type {found[0]}, text model {found[1]}) is not supported; "
+                f"expected a language model with an LM head of the families {', '.join(FAMILIES)}"
+            )
+        if len(set((getattr(model, "hf_device_map", None) or {"": 0}).values())) > 1:
+            raise NotImplementedError("model: expected all weights on one device, got a device map over several")
+        self.decoder: nn.Module = model.get_decoder()
+        self.hidden_size: int = self.text_config.hidden_size
+        self.vocab_size: int = self.text_config.vocab_size
+        self.image_token_id: int | None = getattr(model.config, "image_token_id", None)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.get_output_embeddings().parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids `[...]` to the embeddings `[..., H]` that the decoder reads, by the target's own module."""
+        return self.model.get_input_embeddings()(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Features `[..., H]` to logits `[..., V]`, by the target's own module."""
+        return self.model.get_output_embeddings()(hidden)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Wait until no other thread decodes with this model.
+
+        Raises:
+            RuntimeError: this thread itself already does (a streamer or a stopping criterion calls `generate`).
+        """
+        active = _active.get()
+        if id(self.model) in active:
+            raise RuntimeError("model: already in a vispec.generate call that this call comes from")
+        with _locks_guard:
+            lock = _locks.setdefault(self.model, threading.Lock())
+        with lock:
+            token = _active.set(active | {id(self.model)})
+            try:
+                yield
+            finally:
+                _active.reset(token)
+
+    def new_cache(self, capacity: int, batch_size: int) -> TreeCache:
+        """A cache of `capacity` rows a sequence; see `TreeCache`."""
+        return TreeCache(self.text_config.num_hidden_layers, capacity, batch_size, self.device)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Inside, `prefill` and `verify` may be called: the text decoder's inputs and outputs can be recorded."""
+        with ExitStack() as stack:
+            stack.callback(self.decoder.register_forward_pre_hook(_record_embeds, with_kwargs=True).remove)
+            stack.callback(self.decoder.register_forward_hook(_record_features).remove)
+            yield
+
+    def prefill(self, input_ids: Tensor, model_kwargs: Mapping[str, Any], cache: TreeCache) -> Prompt:
+        """The target's own forward over prompt and images, under its own attention, into `cache`.
+
+        Args:
+            input_ids: int64 `[B, L]`.
+            model_kwargs: as `model.generate` hands them to a custom_generate callable.
+        """
+        kwargs = {**model_kwargs, "past_key_values": cache, "use_cache": True}
+        inputs = self.model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
+        with _recording() as record, self._image_lengths_recorded(model_kwargs, record):
+            logits = self.model(**inputs, return_dict=True).logits[:, -1]
+        return Prompt(
+            logits=logits,
+            embeds=torch.cat(record.embeds, dim=1) if record.embeds else self.embed(input_ids),
+            features=torch.cat(record.features, dim=1),
+            images=self._image_runs(input_ids, record.image_lengths),
+        )
+
+    @contextmanager
+    def verification(self) -> Iterator[None]:
+        """Inside, `verify` may be called, and no `prefill`: the model's attention is switched."""
+        with switched_attention(self.model):
+            yield
+
+    def verify(self, tree: Tree, cache: TreeCache, rope_delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One pass of the target over all nodes.
+
+        Args:
+            tree: N nodes for each of B sequences. A node may carry an image placeholder's id: nodes are text.
+            cache: rows of everything before the root; the nodes' rows are written behind them.
+            rope_delta: int64 `[B]` for targets with M-RoPE, from `rope_delta`; else None.
+
+        Returns:
+            Logits `[B, N, V]` and features `[B, N, H]`.
+        """
+        positions = (cache.cache_len[:, None] + tree.depths).long()
+        if rope_delta is not None:
+            positions = (positions + rope_delta[:, None]).expand(3, -1, -1)
+        any_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=positions.device)  # 4-D: handed through, not built
+        with _recording() as record, verifying(Verification(cache.cache_len, tree.ancestors)):
+            output = self.model(
+                input_ids=tree.tokens,
+                position_ids=positions,
+                attention_mask=any_mask,
+                past_key_values=cache,
+                use_cache=True,
+                return_dict=True,
+            )
+        return output.logits, record.features[0]
+
+    @contextmanager
+    def _image_lengths_recorded(self, model_kwargs: Mapping[str, Any], record: _Record) -> Iterator[None]:
+        """Note how many positions each encoded image takes: from the images that `generate` has already encoded, or
+        by watching the model encode them (transformers before 5.20 or so encodes them inside the forward)."""
+        encoded = model_kwargs.get("mm_encoder_outputs") or {}
+        if encoded.get("image") is not None:
+            record.image_lengths += [len(image) for image in encoded["image"].pooler_output]
+        if encoded or model_kwargs.get("pixel_values") is None:
+            yield
+            return
+        base = self.model.base_model
+        encode = base.get_image_features
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            output = encode(*args, **kwargs)
+            if _record.get() is record:
+                record.image_lengths += [len(image) for image in output.pooler_output]
+            return output
+
+        base.get_image_features = watched
+        try:
+            yield
+        finally:
+            del base.get_image_features
+
+    def _image_runs(self, input_ids: Tensor, image_lengths: list[int]) -> list[list[tuple[int, int]]]:
+        """Cut each sequence's placeholder positions into one run an encoded image, so adjacent images stay two."""
+        remaining = iter(image_lengths)
+        runs: list[list[tuple[int, int]]] = []
+        for row in input_ids:
+            is_image = row == self.image_token_id if image_lengths else torch.zeros_like(row, dtype=torch.bool)
+            positions = is_image.nonzero()[:, 0].tolist()
+            runs.append([])
+            start = 0
+            while start < len(positions):
+                end = start + next(remaining)
+                runs[-1].append((positions[start], positions[end - 1] + 1))
+                start = end
+        return runs
+
+
+def rope_delta(position_ids: Tensor | None, length: int) -> Tensor | None:
+    """How far M-RoPE positions run ahead of (or behind) the count of tokens after a prompt: int64 `[B]`.
+
+    Args:
+        position_ids: the prompt's, `[3, B, L]`, or `[4, B, L]` with text positions first; 2-D for targets without
+            M-RoPE, which have no delta.
+        length: L.
+    """
+    if position_ids is None or position_ids.ndim != 3:
+        return None
+    return position_ids[-3:].amax(dim=(0, 2)) + 1 - length
+
+
+@contextmanager
+def _recording() -> Iterator[_Record]:
+    """Record the text decoder in this context; passes of other threads are not."""
+    record = _Record()
+    token = _record.set(record)
+    try:
+        yield record
+    finally:
+        _record.reset(token)
+
+
+def _record_embeds(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    record, embeds = _record.get(), kwargs.get("inputs_embeds")
+    if record is not None and embeds is not None:
+        record.embeds.append(embeds)
+
+
+def _record_features(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    record = _record.get()
+    if record is not None:
+        record.features.append(output[0])
