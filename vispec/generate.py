@@ -1,0 +1,239 @@
+"""The public calls: `generate` for one call, `accelerate` for a model whose own `generate` is to be faster."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.logits_process import LogitsProcessorList
+from transformers.generation.stopping_criteria import StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from vispec.decoding import Decoded, Speculation, Stops, decode
+from vispec.draft.checkpoint import Draft
+from vispec.draft.drafter import ViSpecDrafter
+from vispec.target import Target
+from vispec.tree import TreeConfig
+
+MAX_FIRST_ROWS = 1024  # of new tokens, allocated before decoding; longer texts grow the caches
+
+# options of `generate` that change the result and are not supported, with the values that are
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "assistant_model": (None,),
+    "assistant_tokenizer": (None,),
+    "cache_implementation": (None, "dynamic", "dynamic_full"),
+    "do_sample": (None, False),
+    "guidance_scale": (None, 1, 1.0),
+    "inputs_embeds": (None,),
+    "negative_prompt_ids": (None,),
+    "num_beams": (None, 1),
+    "num_return_sequences": (None, 1),
+    "output_attentions": (None, False),
+    "output_hidden_states": (None, False),
+    "output_logits": (None, False),
+    "output_scores": (None, False),
+    "past_key_values": (None,),
+    "penalty_alpha": (None, 0, 0.0),
+    "pixel_values_videos": (None,),
+    "prefill_chunk_size": (None,),
+    "prefix_allowed_tokens_fn": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "stop_strings": (None,),
+    "synced_gpus": (None, False),
+    "token_healing": (None, False),
+    "use_cache": (None, True),
+}
+
+
+@dataclass
+class SpeculativeOutput(GenerateDecoderOnlyOutput):
+    """transformers' output of `generate` and, in `speculation`, what speculation did."""
+
+    speculation: Speculation | None = None
+
+
+def generate(
+    model: PreTrainedModel,
+    draft: Draft,
+    inputs: Mapping[str, Any] | Tensor,
+    *,
+    tree: TreeConfig = TreeConfig(),  # noqa: B008  # frozen
+    **generate_kwargs: Any,
+) -> Tensor | SpeculativeOutput:
+    """What `model.generate(**inputs, **generate_kwargs)` returns, sooner.
+
+    Args:
+        model: The target, in eval mode. It is left as it was found.
+        draft: From `load_draft(..., target=model)`.
+        inputs: A processor's output (any mapping), or token ids int64 `[1, L]`.
+        tree: Size of the tree that is drafted in every cycle.
+        generate_kwargs: As for `model.generate`.
+
+    Returns:
+        int64 `[1, L + emitted]`, or with `return_dict_in_generate=True` transformers' output with `speculation`.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; `model.generate` does not know a keyword.
+        NotImplementedError: the model's family or an option is not supported. Nothing is ignored in silence.
+    """
+    return _Accelerator(model, draft, tree).generate(_as_keywords(inputs, generate_kwargs))
+
+
+class accelerate:
+    """Make `model.generate(...)` itself speculative, until `remove()` or the end of a `with` block.
+
+    Args:
+        model, draft, tree: As for `generate`.
+
+    Raises:
+        RuntimeError: the model is accelerated already.
+        TypeError, ValueError, NotImplementedError: As for `generate`.
+    """
+
+    def __init__(self, model: PreTrainedModel, draft: Draft, *, tree: TreeConfig = TreeConfig()) -> None:  # noqa: B008
+        accelerator = _Accelerator(model, draft, tree)
+        if "generate" in vars(model):
+            raise RuntimeError("model: its generate is replaced already (accelerated twice?); remove that first")
+        signature = inspect.signature(type(model).generate)
+
+        def accelerated_generate(*args: Any, **kwargs: Any) -> Tensor | SpeculativeOutput:
+            bound = signature.bind(model, *args, **kwargs).arguments
+            keywords = {**bound, **bound.pop("kwargs", {})}
+            del keywords["self"]
+            return accelerator.generate(keywords)
+
+        self.model = model
+        model.generate = accelerated_generate
+
+    def remove(self) -> None:
+        """Give the model its own `generate` back; a second call does nothing."""
+        vars(self.model).pop("generate", None)
+
+    def __enter__(self) -> accelerate:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+class _Accelerator:
+    """A target, a draft and a tree that were checked against each other."""
+
+    def __init__(self, model: PreTrainedModel, draft: Draft, tree: TreeConfig) -> None:
+        self.target = Target(model)
+        if not isinstance(draft, Draft):
+            raise TypeError(f"draft: expected a draft from vispec.load_draft, got {type(draft).__name__}")
+        if not isinstance(tree, TreeConfig):
+            raise TypeError(f"tree: expected a vispec.TreeConfig, got {tree!r}")
+        if tree.top_k > self.target.vocab_size:
+            raise ValueError(f"tree: expected top_k <= vocabulary ({self.target.vocab_size}), got {tree.top_k}")
+        self.draft, self.tree = draft, tree
+
+    def generate(self, keywords: dict[str, Any]) -> Tensor | SpeculativeOutput:
+        """Check everything, then let `model.generate` prepare inputs and call back."""
+        target, model = self.target, self.target.model
+        if model.training:
+            raise ValueError("model: expected eval mode, got training mode (dropout would change the text)")
+        self.draft.check_target(target)
+        _check_options(model, keywords)
+        _check_input_ids(target, keywords)
+        streamer = keywords.get("streamer")
+
+        def custom_generate(
+            model: PreTrainedModel,
+            input_ids: Tensor,
+            logits_processor: LogitsProcessorList,
+            stopping_criteria: StoppingCriteriaList,
+            generation_config: GenerationConfig,
+            **model_kwargs: Any,
+        ) -> Tensor | SpeculativeOutput:
+            if len(logits_processor):
+                names = ", ".join(type(processor).__name__ for processor in logits_processor)
+                raise NotImplementedError(f"logits processors are not supported yet, got {names}")
+            if generation_config.get_generation_mode() != GenerationMode.GREEDY_SEARCH:
+                raise NotImplementedError(f"expected greedy search, got {generation_config.get_generation_mode()}")
+            decoded = self._decode(input_ids, model_kwargs, stopping_criteria, streamer)
+            if not generation_config.return_dict_in_generate:
+                return decoded.sequences
+            return SpeculativeOutput(
+                sequences=decoded.sequences, past_key_values=decoded.cache, speculation=decoded.speculation
+            )
+
+        with target.exclusive():
+            own_generate = type(model).generate  # not the instance's, which `accelerate` may have replaced
+            return own_generate(model, custom_generate=custom_generate, **keywords)
+
+    def _decode(
+        self,
+        input_ids: Tensor,
+        model_kwargs: dict[str, Any],
+        criteria: StoppingCriteriaList,
+        streamer: BaseStreamer | None,
+    ) -> Decoded:
+        model_kwargs.pop("past_key_values", None)  # generate's empty cache; the cycle brings its own
+        stops = Stops(criteria)
+        budget = int(min(stops.max_length - input_ids.shape[1], MAX_FIRST_ROWS))
+        drafter = ViSpecDrafter(self.draft.model, self.target, self.tree, budget)
+        decoded = decode(self.target, drafter, self.tree, input_ids, model_kwargs, stops, streamer, budget)
+        if streamer is not None:
+            streamer.end()
+        return decoded
+
+
+def _as_keywords(inputs: Mapping[str, Any] | Tensor, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(inputs, Tensor):
+        inputs = {"input_ids": inputs}
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs: expected a mapping or a tensor of token ids, got {type(inputs).__name__}")
+    twice = sorted(inputs.keys() & generate_kwargs.keys())
+    if twice:
+        raise TypeError(f"{twice[0]}: given in inputs and as a keyword")
+    return {**inputs, **generate_kwargs}
+
+
+def _check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
+    if keywords.get("custom_generate") is not None:
+        raise NotImplementedError("custom_generate: vispec is one itself, and only one can decode")
+    config = keywords.get("generation_config")
+    for name, supported in _ONLY.items():
+        value = keywords.get(name)
+        for source in (config, model.generation_config):
+            value = getattr(source, name, None) if value is None else value
+        if not any(value is option or (value == option and not isinstance(value, Tensor)) for option in supported):
+            shown = type(value).__name__ if isinstance(value, (Tensor, torch.nn.Module)) else repr(value)
+            hint = "; pass do_sample=False for greedy decoding" if name == "do_sample" else ""
+            raise NotImplementedError(f"{name}={shown} is not supported yet{hint}")
+
+
+def _check_input_ids(target: Target, keywords: Mapping[str, Any]) -> None:
+    """What transformers would find late, or not at all."""
+    ids = keywords.get("input_ids", keywords.get("inputs"))
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"input_ids: expected a tensor of token ids, got {type(ids).__name__}")
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"input_ids: expected int64 token ids, got {ids.dtype}")
+    if ids.ndim != 2 or not ids.numel():
+        raise ValueError(f"input_ids: expected a prompt of at least one token, [1, L], got {list(ids.shape)}")
+    if ids.shape[0] != 1:
+        raise NotImplementedError(f"input_ids: batches are not supported yet, expected [1, L], got {list(ids.shape)}")
+    if ids.device != target.device:
+        raise ValueError(f"input_ids: expected the model's device {target.device}, got {ids.device}")
+    if ids.min() < 0 or ids.max() >= target.vocab_size:
+        bad = ids[(ids < 0) | (ids >= target.vocab_size)][0].item()
+        raise ValueError(f"input_ids: expected ids from 0 to {target.vocab_size - 1}, got {bad}")
+    mask = keywords.get("attention_mask")
+    if mask is not None and (mask.shape != ids.shape or not mask.all()):
+        raise NotImplementedError("attention_mask: padding is not supported yet, expected ones, [1, L]")
+    has_placeholders = target.image_token_id is not None and bool((ids == target.image_token_id).any())
+    if has_placeholders and keywords.get("pixel_values") is None and keywords.get("mm_encoder_outputs") is None:
+        raise ValueError(f"input_ids: holds image tokens (id {target.image_token_id}), but there are no pixel_values")
