@@ -236,7 +236,7 @@ class BuildLibraries(build_ext):
         import pybind11
 
         host = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
-        host += ["-Wall", "-Wextra", "-DNDEBUG", f"-I{ROOT / 'csrc'}"]
+        host += ["-fopenmp-simd", "-Wall", "-Wextra", "-DNDEBUG", f"-I{ROOT / 'csrc'}"]
         ops = [f"-isystem{torch.root}/include", f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
         info = ["-I.", f"-isystem{pybind11.get_include()}", *(f"-isystem{path}" for path in self.include_dirs)]
         device = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{ROOT / 'csrc'}"]
@@ -296,9 +296,9 @@ def main() -> None:
     """Called by setuptools, which runs this file as a script, for every command."""
     for stale in ROOT.glob("build/lib*"):  # a module that the sources lost would come back from there
         shutil.rmtree(stale)
-    operators = [
-        str(path.relative_to(ROOT)) for path in [ROOT / "csrc/ops.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp"))]
-    ]
+    csrc = ROOT / "csrc"
+    sources = [csrc / "ops.cpp", csrc / "ops_tree.cpp", *sorted((csrc / "cpu").glob("*.cpp"))]
+    operators = [str(path.relative_to(ROOT)) for path in sources]
     setup(
         ext_modules=[
             Extension("vispec._ops", operators, py_limited_api=True),

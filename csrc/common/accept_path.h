@@ -32,4 +32,8 @@ VISPEC_HOST_DEVICE void accept_path_of_sequence(const AcceptPathParams& p, int s
   while (length < p.max_depth) nodes[++length] = node;
 }
 
+namespace cpu {
+void accept_path(const AcceptPathParams& p);
+}
+
 }  // namespace vispec

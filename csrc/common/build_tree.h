@@ -19,25 +19,24 @@ struct BuildTreeParams {
   int batch, num_candidates, num_nodes, num_words;
 };
 
-// The place of `candidate` among the kept ones, which ascend, or -1.
-VISPEC_HOST_DEVICE int place_of_candidate(const int32_t* kept, int count, int candidate) {
-  int low = 0, high = count;
+// The node of the parent of node `node`, or -1 where the candidates are malformed. Node i is candidate kept[i - 1], and
+// `kept` ascends: only the nodes before this one are searched.
+VISPEC_HOST_DEVICE int parent_node(const int32_t* kept, int node, int parent_candidate) {
+  if (parent_candidate == -1) return 0;
+  int low = 0, high = node - 1;
   while (low < high) {
     const int middle = (low + high) / 2;
-    if (kept[middle] < candidate) {
+    if (kept[middle] < parent_candidate) {
       low = middle + 1;
     } else {
       high = middle;
     }
   }
-  return low < count && kept[low] == candidate ? low : -1;
+  return low < node - 1 && kept[low] == parent_candidate ? low + 1 : -1;
 }
 
-// The parent of node `node`, whose candidate is kept[node - 1]: a lower node, or -1 where the candidates are malformed.
-VISPEC_HOST_DEVICE int parent_of_kept(const int32_t* kept, int node, int parent_candidate) {
-  return parent_candidate == -1 ? 0
-                                : place_of_candidate(kept, node - 1, parent_candidate) + 1 -
-                                      (place_of_candidate(kept, node - 1, parent_candidate) < 0);
+namespace cpu {
+void build_tree(const BuildTreeParams& p);
 }
 
 }  // namespace vispec

@@ -28,6 +28,17 @@ def accept_path(
     return torch.ops.vispec.accept_path(tokens, parents, target_tokens, max_depth)
 
 
+@torch.library.register_fake("vispec::accept_path")
+def _(tokens: Tensor, parents: Tensor, target_tokens: Tensor, max_depth: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Three new contiguous tensors."""
+    batch_size = tokens.shape[0]
+    return (
+        parents.new_empty((batch_size, max_depth + 1)),
+        parents.new_empty((batch_size,)),
+        tokens.new_empty((batch_size,)),
+    )
+
+
 def accept_path_reference(
     tokens: Tensor, parents: Tensor, target_tokens: Tensor, max_depth: int
 ) -> tuple[Tensor, Tensor, Tensor]:

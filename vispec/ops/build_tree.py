@@ -30,6 +30,20 @@ def build_tree(
     return torch.ops.vispec.build_tree(root_tokens, tokens, scores, parents, num_nodes)
 
 
+@torch.library.register_fake("vispec::build_tree")
+def _(
+    root_tokens: Tensor, tokens: Tensor, scores: Tensor, parents: Tensor, num_nodes: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four new contiguous tensors."""
+    batch_size = tokens.shape[0]
+    return (
+        tokens.new_empty((batch_size, num_nodes)),
+        parents.new_empty((batch_size, num_nodes)),
+        parents.new_empty((batch_size, num_nodes)),
+        tokens.new_empty((batch_size, num_nodes, (num_nodes + 63) // 64)),
+    )
+
+
 def build_tree_reference(
     root_tokens: Tensor, tokens: Tensor, scores: Tensor, parents: Tensor, num_nodes: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -28,6 +28,19 @@ def expand_frontier(logits: Tensor, scores: Tensor, top_k: int) -> tuple[Tensor,
     return torch.ops.vispec.expand_frontier(logits, scores, top_k)
 
 
+@torch.library.register_fake("vispec::expand_frontier")
+def _(logits: Tensor, scores: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Five new contiguous tensors."""
+    batch_size, num_nodes, _ = logits.shape
+    return (
+        logits.new_empty((batch_size, num_nodes, top_k), dtype=torch.int64),
+        logits.new_empty((batch_size, num_nodes, top_k), dtype=torch.float32),
+        logits.new_empty((batch_size, top_k), dtype=torch.int32),
+        logits.new_empty((batch_size, top_k), dtype=torch.int64),
+        logits.new_empty((batch_size, top_k), dtype=torch.float32),
+    )
+
+
 def expand_frontier_reference(
     logits: Tensor, scores: Tensor, top_k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -61,20 +61,14 @@ def select_tokens(
         ValueError: a shape, dtype, stride or device is not as above, an argument is missing; on CPU also an option out
             of its range, a node's token out of the vocabulary or a parent that does not come before its node.
     """
-    return torch.ops.vispec.select_tokens(
-        logits,
-        tokens,
-        parents,
-        positions,
-        seen,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        row=row,
-    )
+    options = (temperature, top_k, top_p, min_p, repetition_penalty, seed, row)
+    return torch.ops.vispec.select_tokens(logits, tokens, parents, positions, seen, *options)
+
+
+@torch.library.register_fake("vispec::select_tokens")
+def _(logits: Tensor, *_: Tensor | None) -> Tensor:
+    """One new contiguous tensor."""
+    return logits.new_empty(logits.shape[:2], dtype=torch.int64)
 
 
 def select_tokens_reference(
