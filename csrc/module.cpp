@@ -3,12 +3,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+#include <cstdint>
 #include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "build_info.h"  // written by setup.py
+#include "common/philox.h"
 
 namespace py = pybind11;
 
@@ -46,6 +49,11 @@ std::optional<bool> has_cuda_stream(const std::string& library) {
   return found;
 }
 
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t key) {
+  const vispec::PhiloxWords words = vispec::philox({{counter[0], counter[1], counter[2], counter[3]}}, key);
+  return {words.word[0], words.word[1], words.word[2], words.word[3]};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -54,4 +62,5 @@ PYBIND11_MODULE(_C, m) {
         "cuda_reason (why not, or what to know), nvcc, cuda_archs.");
   m.def("has_cuda_stream", &has_cuda_stream, py::arg("library"),
         "Whether the operators' library, if loaded, sees torch's function for the current CUDA stream.");
+  m.def("philox", &philox, py::arg("counter"), py::arg("key"), "The four words of Philox4x32-10 under a counter.");
 }
