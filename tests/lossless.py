@@ -1,0 +1,64 @@
+"""The one comparison that counts: the text of `vispec.generate` against the target's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import vispec
+from vispec.tree import TreeConfig
+
+# texts compared and near ties met, by family and dtype; printed at the end of the run (conftest.py)
+COMPARED: Counter[tuple[str, str]] = Counter()
+NEAR_TIES: Counter[tuple[str, str]] = Counter()
+
+
+def plain_text(model: PreTrainedModel, inputs: dict[str, Tensor], **options: Any) -> Tensor:
+    """What the model writes on its own: the reference of every test here."""
+    return model.generate(**inputs, do_sample=False, **options)
+
+
+def assert_same_text(
+    model: PreTrainedModel, draft: vispec.Draft, inputs: dict[str, Tensor], tree: TreeConfig, **options: Any
+) -> vispec.SpeculativeOutput:
+    """Generate both ways and compare token for token.
+
+    A first difference is let through, and counted, only where the target itself cannot tell the two tokens apart: its
+    top-2 gap there is below 4 times what its logits move when one row is run instead of several.
+    """
+    plain = plain_text(model, inputs, **options)
+    output = vispec.generate(model, draft, inputs, tree=tree, do_sample=False, return_dict_in_generate=True, **options)
+    key = (model.config.model_type, str(model.dtype).removeprefix("torch."))
+    COMPARED[key] += 1
+    if not torch.equal(plain, output.sequences):
+        gap, noise = _gap_and_noise(model, inputs, plain, output.sequences)
+        assert gap < 4 * noise, f"{key}: texts differ where the top-2 gap is {gap:.2e} and the noise {noise:.2e}"
+        NEAR_TIES[key] += 1
+    return output
+
+
+@torch.no_grad()
+def _gap_and_noise(
+    model: PreTrainedModel, inputs: dict[str, Tensor], plain: Tensor, ours: Tensor
+) -> tuple[float, float]:
+    """At the first difference: the target's top-2 gap, and how far a one-row and an N-row pass lie apart there."""
+    shared = min(plain.shape[1], ours.shape[1])
+    differing = (plain[0, :shared] != ours[0, :shared]).nonzero()
+    assert len(differing), f"one text is a prefix of the other: {plain.shape[1]} and {ours.shape[1]} tokens"
+    end = int(differing[0])
+    start = inputs["input_ids"].shape[1]
+    steps = model.generate(
+        **inputs, max_new_tokens=end - start + 1, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    one_row = steps.logits[-1][0].float()
+    extra = {name: value for name, value in inputs.items() if name not in ("input_ids", "mm_token_type_ids")}
+    if "mm_token_type_ids" in inputs:
+        types = inputs["mm_token_type_ids"]
+        extra["mm_token_type_ids"] = torch.cat((types, types.new_zeros(1, end - start)), dim=1)
+    many_rows = model(input_ids=plain[:, :end], **extra).logits[0, -1].float()
+    top = one_row.topk(2).values
+    return float(top[0] - top[1]), float((one_row - many_rows).abs().max())
