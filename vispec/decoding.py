@@ -13,10 +13,10 @@ captured in a graph. It does not know which drafter it runs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 from vispec.cache import TreeCache
 from vispec.draft.drafter import Drafter
 from vispec.ops import accept_path, select_tokens
-from vispec.target import Target, rope_delta
+from vispec.target import Prompt, Target, rope_delta
 from vispec.tree import TreeConfig
 
 STAGES = ("prefill", "draft", "verify", "accept", "other")
@@ -134,12 +134,74 @@ class _Text:
         return self.ids[:, : self.length].clone()
 
 
+class _Kept(NamedTuple):
+    """What a cycle keeps, padded to the tree's deepest path; `num_accepted + 1` entries are real."""
+
+    tokens: Tensor  # int64 [B, P], accepted tokens and the bonus token
+    features: Tensor  # [B, P, H], of the root and the accepted nodes
+    num_accepted: Tensor  # int32 [B]
+    bonus: Tensor  # int64 [B]
+
+    def read(self) -> tuple[list[int], list[list[int]]]:
+        """`num_accepted` and the new tokens of each sequence: the cycle's one read from the device."""
+        rows = torch.cat((self.num_accepted[:, None].long(), self.tokens), dim=1).tolist()
+        return [row[0] for row in rows], [row[1 : row[0] + 2] for row in rows]
+
+
+class _Run:
+    """The models and the state of one prompt's decoding."""
+
+    def __init__(self, target: Target, drafter: Drafter, tree: TreeConfig, cache: TreeCache) -> None:
+        self.target, self.drafter, self.tree, self.cache = target, drafter, tree, cache
+        self.clock = _Clock()
+        self.rope_delta: Tensor | None = None
+
+    def read_prompt(self, input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> tuple[Prompt, Tensor]:
+        """The target's prefill; the prompt as the drafter will read it, and the first token `[B]`."""
+        with self.clock.stage("prefill"):
+            prompt = self.target.prefill(input_ids, model_kwargs, self.cache)
+            self.rope_delta = rope_delta(model_kwargs.get("position_ids"), input_ids.shape[1])
+            return prompt, select_tokens(prompt.logits[:, None])[:, 0]
+
+    def start_drafting(self, prompt: Prompt, root_tokens: Tensor) -> None:
+        """The drafter's prefill; from here on only `cycle` and `go_on` in turn."""
+        with self.clock.stage("prefill"):
+            self.drafter.prefill(prompt, root_tokens)
+            self.cache.start_verifying()
+
+    def cycle(self, root_tokens: Tensor) -> _Kept:
+        """Draft, verify, accept, compact."""
+        with self.clock.stage("draft"):
+            tree = self.drafter.propose(root_tokens)
+        with self.clock.stage("verify"):
+            logits, features = self.target.verify(tree, self.cache, self.rope_delta)
+        with self.clock.stage("accept"):
+            target_tokens = select_tokens(logits)
+            nodes, num_accepted, bonus = accept_path(tree.tokens, tree.parents, target_tokens, self.tree.max_accepted)
+            self.cache.compact(nodes, num_accepted)
+            path = nodes.long()
+            return _Kept(
+                tokens=target_tokens.gather(1, path),  # a node's own target token is the next one on the path
+                features=features.gather(1, path[..., None].expand(-1, -1, features.shape[2])),
+                num_accepted=num_accepted,
+                bonus=bonus,
+            )
+
+    def go_on(self, kept: _Kept, length: int) -> Tensor:
+        """Feed the drafter and make room for another cycle after `length` tokens; the next root `[B]`."""
+        with self.clock.stage("draft"):
+            self.cache.reserve(length + self.tree.num_nodes)
+            self.drafter.reserve(length)
+            self.drafter.update(kept.tokens, kept.features, kept.num_accepted)
+        return kept.bonus
+
+
 def decode(
     target: Target,
     drafter: Drafter,
     tree: TreeConfig,
     input_ids: Tensor,
-    model_kwargs: dict[str, Any],
+    model_kwargs: Mapping[str, Any],
     stops: Stops,
     streamer: BaseStreamer | None,
     budget: int,
@@ -155,65 +217,31 @@ def decode(
         streamer: gets each token, not its end.
         budget: rows to allocate for new tokens; more are allocated when needed.
     """
-    clock = _Clock()
     text = _Text(input_ids, stops, streamer)
     batch_size, prompt_length = input_ids.shape
     cache = target.new_cache(prompt_length + budget + tree.num_nodes, batch_size)
+    run = _Run(target, drafter, tree, cache)
+    num_accepted: list[list[int]] = []  # [num_cycles][B]
     with target.attached():
-        with clock.stage("prefill"):
-            prompt = target.prefill(input_ids, model_kwargs, cache)
-            root_tokens = select_tokens(prompt.logits[:, None])[:, 0]
-        num_accepted: list[list[int]] = []
+        prompt, root_tokens = run.read_prompt(input_ids, model_kwargs)
         if not text.emit(root_tokens.tolist()):
-            delta = rope_delta(model_kwargs.get("position_ids"), prompt_length)
-            with clock.stage("prefill"):
-                drafter.prefill(prompt, root_tokens)
+            run.start_drafting(prompt, root_tokens)
             del prompt
-            cache.start_verifying()
             with target.verification():
-                num_accepted = _run_cycles(target, drafter, tree, cache, text, root_tokens, delta, clock)
+                while True:
+                    kept = run.cycle(root_tokens)
+                    accepted, tokens = kept.read()
+                    num_accepted.append(accepted)
+                    if text.emit(tokens[0]):
+                        break
+                    root_tokens = run.go_on(kept, text.length)
     cache.stop_verifying(text.length - 1)
-    accepted = torch.tensor(num_accepted, dtype=torch.int32).view(len(num_accepted), batch_size)
+    counts = torch.tensor(num_accepted, dtype=torch.int32).view(len(num_accepted), batch_size)
     speculation = Speculation(
         num_cycles=len(num_accepted),
-        num_accepted=accepted,
-        num_drafted=((accepted >= 0).sum(0) * (tree.num_nodes - 1)).int(),
+        num_accepted=counts,
+        num_drafted=((counts >= 0).sum(0) * (tree.num_nodes - 1)).int(),
         num_emitted=torch.full((batch_size,), text.length - prompt_length, dtype=torch.int32),
-        seconds=clock.finish(),
+        seconds=run.clock.finish(),
     )
     return Decoded(text.sequences, speculation, cache)
-
-
-def _run_cycles(
-    target: Target,
-    drafter: Drafter,
-    tree: TreeConfig,
-    cache: TreeCache,
-    text: _Text,
-    root_tokens: Tensor,
-    delta: Tensor | None,
-    clock: _Clock,
-) -> list[list[int]]:
-    """Cycle until the text ends; how many draft tokens each cycle accepted, `[num_cycles][B]`."""
-    num_accepted: list[list[int]] = []
-    while True:
-        with clock.stage("draft"):
-            proposal = drafter.propose(root_tokens)
-        with clock.stage("verify"):
-            logits, features = target.verify(proposal, cache, delta)
-        with clock.stage("accept"):
-            target_tokens = select_tokens(logits)
-            nodes, accepted, root_tokens = accept_path(
-                proposal.tokens, proposal.parents, target_tokens, tree.max_accepted
-            )
-            path = nodes.long()
-            emitted = target_tokens.gather(1, path)  # a node's own target token is the next one on the path
-            cache.compact(nodes, accepted)
-            record = torch.cat((accepted[:, None].long(), emitted), dim=1).tolist()  # the cycle's one read
-        num_accepted.append([row[0] for row in record])
-        if text.emit(record[0][1 : record[0][0] + 2]):
-            return num_accepted
-        with clock.stage("draft"):
-            cache.reserve(text.length + tree.num_nodes)
-            drafter.reserve(text.length)
-            drafter.update(emitted, features.gather(1, path[..., None].expand(-1, -1, features.shape[2])), accepted)

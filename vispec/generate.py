@@ -19,7 +19,6 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from vispec.decoding import Decoded, Speculation, Stops, decode
 from vispec.draft.checkpoint import Draft
-from vispec.draft.drafter import ViSpecDrafter
 from vispec.target import Target
 from vispec.tree import TreeConfig
 
@@ -183,7 +182,7 @@ class _Accelerator:
         model_kwargs.pop("past_key_values", None)  # generate's empty cache; the cycle brings its own
         stops = Stops(criteria)
         budget = int(min(stops.max_length - input_ids.shape[1], MAX_FIRST_ROWS))
-        drafter = ViSpecDrafter(self.draft.model, self.target, self.tree, budget)
+        drafter = self.draft.new_drafter(self.target, self.tree, budget)
         decoded = decode(self.target, drafter, self.tree, input_ids, model_kwargs, stops, streamer, budget)
         if streamer is not None:
             streamer.end()

@@ -17,8 +17,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vispec.draft.config import DraftConfig
+from vispec.draft.drafter import Drafter, ViSpecDrafter
 from vispec.draft.model import DraftModel
 from vispec.target import Target
+from vispec.tree import TreeConfig
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
@@ -58,6 +60,10 @@ class Draft:
         ours, theirs = (self.model.device, self.model.dtype), (target.device, target.dtype)
         if ours != theirs:
             raise ValueError(f"draft: expected the target's device and dtype {theirs}, got {ours}; load it again")
+
+    def new_drafter(self, target: Target, tree: TreeConfig, budget: int) -> Drafter:
+        """A drafter for one call of `generate` with about `budget` new tokens."""
+        return ViSpecDrafter(self.model, target, tree, budget)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors. The embedding is the target's and is not written."""
