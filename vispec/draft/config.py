@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
+_MAX_SIZE = 2**31 - 1  # beyond any model; a larger one in a broken file would overflow in torch
+
+# what a ViSpec draft always is; `rope_parameters` is transformers 5's name for theta and scaling in one
+_FIXED = {"num_hidden_layers": 1, "hidden_act": "silu", "rope_scaling": None, "rope_parameters": None}
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,12 @@ class DraftConfig:
     def __post_init__(self) -> None:
         for name in (*_SIZES, "num_queries"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_SIZE:
                 raise ValueError(f"{name}: expected a positive int, got {value!r}")
         for name in ("rms_norm_eps", "rope_theta"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not 0 < value <= sys.float_info.max:
                 raise ValueError(f"{name}: expected a positive number, got {value!r}")
         for name in ("bias", "qkv_bias"):
             if not isinstance(getattr(self, name), bool):
@@ -83,9 +89,10 @@ class DraftConfig:
         missing = [name for name in _SIZES if name not in fields and name != "num_key_value_heads"]
         if missing:
             raise ValueError(f"{missing[0]}: missing from the config")
-        for name, expected in (("num_hidden_layers", 1), ("hidden_act", "silu"), ("rope_scaling", None)):
-            if fields.get(name, expected) != expected:
-                raise ValueError(f"{name}: expected {expected!r}, got {fields[name]!r}")
+        for name, expected in _FIXED.items():
+            value = fields.get(name, expected)
+            if value != expected or isinstance(value, bool):
+                raise ValueError(f"{name}: expected {expected!r}, got {value!r}")
         if fields.get("num_q", num_queries) != num_queries:
             raise ValueError(f"num_q: {fields['num_q']!r} in the config, but imadpt.q holds {num_queries} queries")
         sizes = {name: fields[name] for name in _SIZES if name in fields}
