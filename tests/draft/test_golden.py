@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import vispec.draft.drafter as drafter_module
-from golden_data import assert_close, cases, golden, golden_draft, golden_prompt, golden_target
+from golden_data import ATOL, assert_close, cases, golden, golden_draft, golden_prompt, golden_target
 from vispec import TreeConfig
 from vispec.draft.drafter import ViSpecDrafter
 from vispec.ops import accept_path, compact_kv, select_tokens
@@ -89,8 +89,10 @@ def test_tree(draft: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, tokens, scores, parents, num_nodes = candidates[0]
     assert tokens[0].tolist() == recorded["candidate_tokens"].tolist()
     assert parents[0].tolist() == recorded["candidate_parents"].tolist()
-    assert_close(scores[0], recorded["candidate_scores"])
-    assert_close(scores[0][recorded["selected_candidates"].long()], recorded["node_scores"][1:])
+    # a score is a sum of up to depth + 1 log-probabilities; recorded sums of six lie up to 1.1e-5 from exact ones
+    atol = ATOL * max(1.0, (config.depth + 1) / 3)
+    assert_close(scores[0], recorded["candidate_scores"], atol)
+    assert_close(scores[0][recorded["selected_candidates"].long()], recorded["node_scores"][1:], atol)
     assert num_nodes == config.num_nodes
     assert [positions[0].tolist() for positions, _ in passes] == recorded["frontier_positions"].tolist()
     assert_close(torch.stack([hidden[0] for _, hidden in passes]), recorded["frontier_hidden"])
