@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import warnings
 import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -42,10 +40,7 @@ class Draft:
 
     def __init__(self, model: DraftModel, target: PreTrainedModel) -> None:
         adapter = Target(target)
-        for name in ("hidden_size", "vocab_size"):
-            ours, theirs = getattr(model.config, name), getattr(adapter, name)
-            if ours != theirs:
-                raise ValueError(f"{name}: the draft has {ours}, the target {type(target).__name__} has {theirs}")
+        _check_fit(model.config, adapter)
         self.model = model.to(device=adapter.device, dtype=adapter.dtype).eval().requires_grad_(False)
         self._target = weakref.ref(target)
 
@@ -70,7 +65,9 @@ class Draft:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
-        tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+        # copies: safetensors refuses strided tensors, and two that share memory (a .bin may hold such)
+        state = self.model.state_dict()
+        tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
         save_file(tensors, folder / WEIGHT_FILES[0], metadata={"format": "pt"})
 
 
@@ -85,9 +82,11 @@ def load_draft(source: str | os.PathLike[str], target: PreTrainedModel) -> Draft
     Raises:
         FileNotFoundError: the folder or one of its files is missing, or the Hub has no such draft.
         ValueError: a broken file, a missing, unexpected, mis-shaped or non-finite tensor, a draft that does not fit.
-        TypeError, NotImplementedError: the target is not supported.
+        TypeError, NotImplementedError: the target is not supported, or `source` is no name.
     """
-    Target(target)
+    adapter = Target(target)
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"source: expected a folder or a name on the Hub, got {source!r}")
     config_file, weight_file = _find_files(source)
     fields, tensors = _read_config(config_file), _read_tensors(weight_file)
     queries = tensors.get(QUERIES)
@@ -95,24 +94,31 @@ def load_draft(source: str | os.PathLike[str], target: PreTrainedModel) -> Draft
         raise ValueError(f"{QUERIES}: {'missing from' if queries is None else 'not 3-D in'} {weight_file}")
     try:
         config = DraftConfig.from_dict(fields, num_queries=queries.shape[0])
+        _check_fit(config, adapter)
     except ValueError as error:
         raise ValueError(f"{config_file}: {error}") from error
     with torch.device("meta"):
         model = DraftModel(config)
+    _check_tensors(model, tensors, adapter.dtype, weight_file)
     embedding = tensors.pop(EMBEDDING, None)
-    _check_tensors(model, tensors, weight_file)
     model.load_state_dict(tensors, assign=True)
-    draft = Draft(model, target)
     if embedding is not None:
-        _check_embedding(embedding, target, weight_file)
-    return draft
+        _compare_embedding(embedding, target, weight_file)
+    return Draft(model, target)
+
+
+def _check_fit(config: DraftConfig, target: Target) -> None:
+    for name in ("hidden_size", "vocab_size"):
+        ours, theirs = getattr(config, name), getattr(target, name)
+        if ours != theirs:
+            raise ValueError(f"{name}: the draft has {ours}, the target {type(target.model).__name__} has {theirs}")
 
 
 def _find_files(source: str | os.PathLike[str]) -> tuple[Path, Path]:
     folder = Path(source)
-    if not folder.exists() and _is_hub_name(str(source)):
+    if not os.path.exists(folder) and _is_hub_name(folder):
         return _download(str(source))
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FileNotFoundError(f"draft: expected a folder, got {folder}")
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"draft: no {CONFIG_FILE} in {folder}")
@@ -122,13 +128,19 @@ def _find_files(source: str | os.PathLike[str]) -> tuple[Path, Path]:
     raise FileNotFoundError(f"draft: neither {' nor '.join(WEIGHT_FILES)} in {folder}")
 
 
-def _is_hub_name(source: str) -> bool:
-    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
+def _is_hub_name(path: Path) -> bool:
+    """`owner/name`, and no folder `owner` here in which a folder was misspelt."""
+    return len(path.parts) == 2 and not path.parts[0].startswith((".", "/", "~")) and not os.path.exists(path.parent)
 
 
 def _download(name: str) -> tuple[Path, Path]:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         config_file = hf_hub_download(name, CONFIG_FILE)
@@ -138,7 +150,7 @@ def _download(name: str) -> tuple[Path, Path]:
             if isinstance(error, LocalEntryNotFoundError):
                 raise
             weight_file = hf_hub_download(name, WEIGHT_FILES[1])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(f"draft: no folder {name}, and it cannot be had from the Hub: {error}") from error
     return Path(config_file), Path(weight_file)
 
@@ -146,7 +158,7 @@ def _download(name: str) -> tuple[Path, Path]:
 def _read_config(file: Path) -> dict[str, Any]:
     try:
         fields = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{file}: expected a JSON object, got {type(fields).__name__}")
@@ -154,12 +166,13 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f"{file}: broken, or not weights alone: {error}") from error
+    with file.open("rb") as opened:  # outside the try: a file that cannot be opened is not a broken one
+        try:
+            if file.suffix == ".safetensors":
+                return load_file(file)
+            tensors = torch.load(opened, map_location="cpu", weights_only=True)
+        except Exception as error:  # on damaged bytes the readers raise whatever they stumble over
+            raise ValueError(f"{file}: broken, or not weights alone: {error}") from error
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
     ):
@@ -167,25 +180,26 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_tensors(model: DraftModel, tensors: dict[str, Tensor], file: Path) -> None:
-    expected = model.state_dict()
-    for name in expected.keys() - tensors.keys():
+def _check_tensors(model: DraftModel, tensors: dict[str, Tensor], dtype: torch.dtype, file: Path) -> None:
+    """Names, shapes and values of all that a file holds; `dtype` is what the weights will be cast to."""
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() - tensors.keys()):
         raise ValueError(f"{name}: missing from {file}")
-    for name in tensors.keys() - expected.keys():
+    expected[EMBEDDING] = torch.Size((model.config.vocab_size, model.config.hidden_size))
+    for name in sorted(tensors.keys() - expected.keys()):
         raise ValueError(f"{name}: unexpected in {file}")
     for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise ValueError(f"{name}: expected shape {list(expected[name].shape)}, got {list(tensor.shape)} in {file}")
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name}: expected floating point, got {tensor.dtype} in {file}")
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name}: not finite in {file}")
+        if tensor.shape != expected[name]:
+            raise ValueError(f"{name}: expected shape {list(expected[name])}, got {list(tensor.shape)} in {file}")
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            kind = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
+            raise ValueError(f"{name}: expected floating point values, got {kind} in {file}")
+        if not tensor.to(dtype).isfinite().all():
+            raise ValueError(f"{name}: not finite as {dtype} in {file}")
 
 
-def _check_embedding(embedding: Tensor, target: PreTrainedModel, file: Path) -> None:
+def _compare_embedding(embedding: Tensor, target: PreTrainedModel, file: Path) -> None:
     """The target's embedding is used; one that differs means that the draft was trained for another model."""
     own = target.get_input_embeddings().weight
-    if embedding.shape != own.shape:
-        raise ValueError(f"{EMBEDDING}: expected shape {list(own.shape)}, got {list(embedding.shape)} in {file}")
-    if not torch.allclose(embedding.to(own), own, rtol=0.02, atol=1e-3):
+    if embedding.shape != own.shape or not torch.allclose(embedding.to(own), own, rtol=0.02, atol=1e-3):
         warnings.warn(f"{file}: its {EMBEDDING} is not the target's; expect low acceptance", stacklevel=3)
