@@ -54,7 +54,7 @@ def build_tree_reference(
     depths = parents.new_zeros(batch_size, num_nodes)
     sees = torch.eye(num_nodes, dtype=torch.bool, device=tokens.device).repeat(batch_size, 1, 1)
     node_tokens[:, 0] = root_tokens
-    ranked = scores.nan_to_num(nan=-torch.inf, neginf=-torch.inf).sort(dim=-1, descending=True, stable=True).indices
+    ranked = scores.masked_fill(scores.isnan(), -torch.inf).sort(dim=-1, descending=True, stable=True).indices
     for seq in range(batch_size):
         kept = sorted(ranked[seq, : num_nodes - 1].tolist())
         node_of = {-1: 0}

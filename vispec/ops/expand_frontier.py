@@ -49,7 +49,7 @@ def expand_frontier_reference(
     x = logits.float().where(~logits.isnan(), minus_infinity)
     x = x.where(x.logsumexp(-1, keepdim=True).isfinite(), minus_infinity)
     best, tokens = x.sort(dim=-1, descending=True, stable=True)
-    log_probs = (best - x.logsumexp(-1, keepdim=True))[..., :top_k].clamp(max=0).nan_to_num(nan=-torch.inf)
+    log_probs = (best - x.logsumexp(-1, keepdim=True))[..., :top_k].clamp(max=0)
     tokens = tokens[..., :top_k].contiguous()
     candidates = scores.unsqueeze(-1) + log_probs
     candidates = candidates.where(~candidates.isnan(), minus_infinity)
