@@ -122,7 +122,7 @@ class ViSpecDrafter:
         """Run the layer over the new indices as a causal chain; rows past `num_accepted` are overwritten later."""
         hidden = self.model.fuse(self.target.embed(tokens), features, self.global_feature)
         offsets = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.int32)
-        ancestors = self.chain.expand(tokens.shape[0], -1, -1)
+        ancestors = self.chain.repeat(tokens.shape[0], 1, 1)
         output = self._run_rows(hidden, self.next_position[:, None] + offsets, ancestors, self.cache_len)
         last = num_accepted.clamp(min=0).long()[:, None, None].expand(-1, -1, output.shape[2])
         self.hidden = output.gather(1, last)[:, 0]
