@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+import lossless
+
 DEVICES = [pytest.param("cpu"), *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
 
 
@@ -22,3 +24,12 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many texts were compared with the target's own, and where it could not tell two tokens apart."""
+    for (family, dtype), count in sorted(lossless.COMPARED.items()):
+        ties = lossless.NEAR_TIES[family, dtype]
+        terminalreporter.write_line(
+            f"{family} {dtype}: {count} texts as model.generate's, {ties} of them up to a near tie"
+        )
