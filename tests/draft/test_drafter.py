@@ -176,7 +176,7 @@ def test_tree_equals_running_each_path_alone(target: Target, tree: TreeConfig, i
 @torch.no_grad()
 @pytest.mark.parametrize("kind", DRAFTS, ids=str)
 def test_ragged_batch_equals_one_by_one(target: Target, kind: tuple[int, int, bool]) -> None:
-    tree, length = TreeConfig(2, 3, 14), 25
+    tree, length = TreeConfig(2, 3, 14), 20
     model = make_model(target, kind)
     texts = [Text(target, images, seed) for seed, images in enumerate(IMAGES.values())]
     batch = drafter_after(model, target, tree, texts, length, budget=2)
