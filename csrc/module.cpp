@@ -12,6 +12,7 @@
 
 #include "build_info.h"  // written by setup.py
 #include "common/philox.h"
+#include "common/tree_attention.h"
 
 namespace py = pybind11;
 
@@ -54,6 +55,11 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t key) {
   return {words.word[0], words.word[1], words.word[2], words.word[3]};
 }
 
+py::tuple cut_tree_attention(int64_t kv_heads, int rows, int64_t keys) {
+  const vispec::cpu::TreeAttentionCut cut = vispec::cpu::cut_tree_attention(kv_heads, rows, keys);
+  return py::make_tuple(cut.row_blocks, cut.rows_per_block, cut.splits);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -63,4 +69,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("has_cuda_stream", &has_cuda_stream, py::arg("library"),
         "Whether the operators' library, if loaded, sees torch's function for the current CUDA stream.");
   m.def("philox", &philox, py::arg("counter"), py::arg("key"), "The four words of Philox4x32-10 under a counter.");
+  m.def("cut_tree_attention", &cut_tree_attention, py::arg("kv_heads"), py::arg("rows"), py::arg("keys"),
+        "How the CPU's tree attention cuts its work: blocks of query rows, rows of a block, splits of the keys.");
 }

@@ -1,7 +1,7 @@
 // Compiles the file named by VISPEC_KERNEL once for each instruction set, in a namespace of its own: vispec::cpu::base,
-// ::v3 (AVX2) and ::v4 (AVX-512). For kernels that write their vectors out: the compiler splits those to what the
-// function's own target has before it makes target_clones. kLanes and kRegisters are constants of each namespace;
-// every other header must be included before. A lambda would not get clang's attribute: use functions.
+// ::v3 (AVX2) and ::v4 (AVX-512), with VISPEC_LANES floats a vector and VISPEC_REGISTERS vectors. For kernels that write
+// their vectors out: the compiler would split those to the baseline's size before it makes target_clones (clones.h).
+// Other headers must be included before, and a lambda would not get clang's attribute: use functions.
 #define VISPEC_LANES 4
 #if defined(__aarch64__)
 #define VISPEC_REGISTERS 32
@@ -15,8 +15,6 @@ namespace vispec::cpu::base {
 #undef VISPEC_REGISTERS
 
 #if defined(__x86_64__)
-#define VISPEC_HAS_V3_V4
-
 #define VISPEC_LANES 8
 #define VISPEC_REGISTERS 16
 #if defined(__clang__)

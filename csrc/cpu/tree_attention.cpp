@@ -9,6 +9,7 @@
 
 #include "common/check.h"
 #include "common/half.h"
+#include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "cpu/tree_attention_task.h"
 
@@ -31,9 +32,9 @@ struct Kernel {
 
 template <class T>
 Kernel kernel_for() {
-#if defined(VISPEC_HAS_V3_V4)
-  if (__builtin_cpu_supports("x86-64-v4")) return {&v4::attend<T>, &v4::finish<T>};
-  if (__builtin_cpu_supports("x86-64-v3")) return {&v3::attend<T>, &v3::finish<T>};
+#if defined(__x86_64__)
+  if (isa() == Isa::kV4) return {&v4::attend<T>, &v4::finish<T>};
+  if (isa() == Isa::kV3) return {&v3::attend<T>, &v3::finish<T>};
 #endif
   return {&base::attend<T>, &base::finish<T>};
 }

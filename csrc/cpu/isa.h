@@ -1,0 +1,26 @@
+// The instruction sets that foreach_isa.h compiles for, and which of them this process uses.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+
+namespace vispec::cpu {
+
+enum class Isa { kBase, kV3, kV4 };  // x86-64-v3: AVX2 and FMA; x86-64-v4: AVX-512
+
+// The machine's best. VISPEC_ISA=base or v3 in the environment asks for less, so that tests reach every version.
+inline Isa isa() {
+  static const Isa best = [] {
+#if defined(__x86_64__)
+    const char* asked = std::getenv("VISPEC_ISA");
+    const bool base = asked != nullptr && std::strcmp(asked, "base") == 0;
+    const bool v3 = asked != nullptr && std::strcmp(asked, "v3") == 0;
+    if (!base && !v3 && __builtin_cpu_supports("x86-64-v4")) return Isa::kV4;
+    if (!base && __builtin_cpu_supports("x86-64-v3")) return Isa::kV3;
+#endif
+    return Isa::kBase;
+  }();
+  return best;
+}
+
+}  // namespace vispec::cpu
