@@ -7,16 +7,41 @@
 #include <functional>
 #include <vector>
 
-#include "cpu/clones.h"
+#include "common/half.h"
+#include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "cpu/vector_math.h"
 
 namespace vispec::cpu {
-namespace {
 
 constexpr int kChunk = 16384;  // tokens; 2 to 8 us of work, so that a vocabulary of 32k already feeds two threads
 constexpr int kBlock = 256;    // tokens held as floats in the first-level cache
 constexpr int kGroup = 16;     // tokens tested at once against the worst of the best
+
+// The loops over a block, of the best instruction set.
+template <class T>
+struct BlockKernel {
+  float (*load)(const T* logits, int n, float* x);
+  float (*sum_exp)(const float* x, int n, float max);
+  uint32_t (*groups_above)(const float* x, float bound);
+};
+
+}  // namespace vispec::cpu
+
+#define VISPEC_KERNEL "cpu/expand_frontier_kernel.h"
+#include "cpu/foreach_isa.h"
+
+namespace vispec::cpu {
+namespace {
+
+template <class T>
+BlockKernel<T> kernel_for() {
+#if defined(__x86_64__)
+  if (isa() == Isa::kV4) return v4::block_kernel<T>();
+  if (isa() == Isa::kV3) return v3::block_kernel<T>();
+#endif
+  return base::block_kernel<T>();
+}
 
 // The best tokens of a chunk and its log-sum-exp so far, as max + log(sum).
 struct Part {
@@ -25,41 +50,6 @@ struct Part {
   std::vector<uint64_t> best;  // a heap, the worst on top
 };
 
-// Largest of n logits, which are written to x with NaN as minus infinity.
-template <class T>
-VISPEC_INLINE float load_block(const T* logits, int n, float* x) {
-  float largest = kMinusInfinity;
-#pragma omp simd reduction(max : largest)
-  for (int i = 0; i < n; ++i) {
-    const float value = to_float(logits[i]);
-    x[i] = value > kMinusInfinity ? value : kMinusInfinity;
-    largest = x[i] > largest ? x[i] : largest;
-  }
-  return largest;
-}
-VISPEC_CLONES float load(const float* logits, int n, float* x) { return load_block(logits, n, x); }
-VISPEC_CLONES float load(const Half* logits, int n, float* x) { return load_block(logits, n, x); }
-VISPEC_CLONES float load(const BFloat16* logits, int n, float* x) { return load_block(logits, n, x); }
-
-VISPEC_CLONES float sum_exp(const float* x, int n, float max) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int i = 0; i < n; ++i) sum += exp_nonpositive(x[i] - max);
-  return sum;
-}
-
-// Bit g set: group g holds a value above `bound`.
-VISPEC_CLONES uint32_t groups_above(const float* x, float bound) {
-  uint32_t groups = 0;
-  for (int g = 0; g < kBlock / kGroup; ++g) {
-    int above = 0;
-#pragma omp simd reduction(+ : above)
-    for (int i = 0; i < kGroup; ++i) above += x[g * kGroup + i] > bound;
-    groups |= static_cast<uint32_t>(above > 0) << g;
-  }
-  return groups;
-}
-
 void replace_worst(std::vector<uint64_t>& best, uint64_t rank) {
   std::pop_heap(best.begin(), best.end(), std::greater<>());
   best.back() = rank;
@@ -67,14 +57,16 @@ void replace_worst(std::vector<uint64_t>& best, uint64_t rank) {
 }
 
 // Tokens come in ascending order, so one that equals the worst of the best stays behind it.
-void keep_best(const float* x, int first_token, int n, size_t top_k, std::vector<uint64_t>& best) {
+template <class T>
+void keep_best(const BlockKernel<T>& kernel, const float* x, int first_token, int n, size_t top_k,
+               std::vector<uint64_t>& best) {
   int i = 0;
   for (; i < n && best.size() < top_k; ++i) {
     best.push_back(rank_key(x[i], first_token + i));
     std::push_heap(best.begin(), best.end(), std::greater<>());
   }
   if (i == n) return;
-  for (uint32_t groups = groups_above(x, score_of(best.front())); groups != 0; groups &= groups - 1) {
+  for (uint32_t groups = kernel.groups_above(x, score_of(best.front())); groups != 0; groups &= groups - 1) {
     const int group = std::countr_zero(groups) * kGroup;
     for (int j = std::max(i, group); j < std::min(n, group + kGroup); ++j) {
       if (x[j] > score_of(best.front())) replace_worst(best, rank_key(x[j], first_token + j));
@@ -84,19 +76,20 @@ void keep_best(const float* x, int first_token, int n, size_t top_k, std::vector
 
 template <class T>
 void scan(const T* logits, int begin, int end, int top_k, Part& part) {
+  const BlockKernel<T> kernel = kernel_for<T>();
   alignas(64) float x[kBlock];
   std::fill_n(x, kBlock, kMinusInfinity);
   part.best.reserve(std::min(top_k, end - begin));
   for (int first = begin; first < end; first += kBlock) {
     const int n = std::min(kBlock, end - first);
-    const float largest = load(logits + first, n, x);
+    const float largest = kernel.load(logits + first, n, x);
     if (largest > part.max) {
       part.sum *= std::exp(static_cast<double>(part.max) - largest);
       part.max = largest;
     }
-    if (largest > kMinusInfinity) part.sum += sum_exp(x, n, part.max);
+    if (largest > kMinusInfinity) part.sum += kernel.sum_exp(x, n, part.max);
     const bool full = part.best.size() == static_cast<size_t>(top_k);
-    if (!full || largest > score_of(part.best.front())) keep_best(x, first, n, top_k, part.best);
+    if (!full || largest > score_of(part.best.front())) keep_best(kernel, x, first, n, top_k, part.best);
   }
 }
 

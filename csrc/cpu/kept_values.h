@@ -6,18 +6,21 @@
 #include <vector>
 
 #include "common/order.h"
-#include "cpu/clones.h"
-#include "cpu/vector_math.h"
 
 namespace vispec::cpu {
 
 constexpr int kValueBlock = 64;  // values under one maximum: one vector of 16 Philox counters
+
+using Mass = double (*)(const float* x, int64_t n, float max);  // sum of exp(x - max)
 
 struct Values {
   const float* x;          // whole blocks, without NaN; minus infinity behind the last value
   const float* block_max;  // of each block
   int count;
   float max;  // of all, above minus infinity
+  Mass mass_of;
+
+  double mass(const float* some, int64_t n) const { return mass_of(some, n, max); }
   int num_blocks() const { return (count + kValueBlock - 1) / kValueBlock; }
 };
 
@@ -48,22 +51,14 @@ inline float kth_largest(const Values& values, int k, std::vector<float>& kept) 
   return select_kth(kept, k);
 }
 
-// Sum of exp(x - max).
-static VISPEC_CLONES double mass(const float* x, int64_t count, float max) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) sum += exp_nonpositive(x[i] - max);
-  return sum;
-}
-
 // The smallest value with less than `wanted` mass strictly above it: halves the range that holds it until one is left.
-inline float mass_boundary(std::vector<float>& kept, double wanted, float max) {
+inline float mass_boundary(const Values& values, std::vector<float>& kept, double wanted) {
   size_t low = 0, high = kept.size();
   double above = 0;
   while (high - low > 1) {
     const size_t middle = (low + high) / 2;
     std::nth_element(kept.begin() + low, kept.begin() + middle, kept.begin() + high, std::greater<>());
-    const double upper = mass(&kept[low], middle - low, max);
+    const double upper = values.mass(&kept[low], middle - low);
     if (above + upper >= wanted) {
       high = middle;
     } else {
@@ -79,15 +74,15 @@ inline float top_p_boundary(const Values& values, float bound, double top_p, std
   double total;
   if (bound > kMinusInfinity) {
     collect(values, bound, kept);
-    total = mass(kept.data(), kept.size(), values.max);
+    total = values.mass(kept.data(), kept.size());
   } else {
-    total = mass(values.x, values.count, values.max);
-    for (float depth = 4;; depth *= 2) {  // most often a few values near the top hold enough
+    total = values.mass(values.x, values.count);
+    for (float depth = 4;; depth *= 1.5f) {  // most often a few values near the top hold enough
       collect(values, depth < 128 ? values.max - depth : kMinusInfinity, kept);
-      if (depth >= 128 || mass(kept.data(), kept.size(), values.max) >= top_p * total) break;
+      if (depth >= 128 || values.mass(kept.data(), kept.size()) >= top_p * total) break;
     }
   }
-  return mass_boundary(kept, top_p * total, values.max);
+  return mass_boundary(values, kept, top_p * total);
 }
 
 }  // namespace vispec::cpu

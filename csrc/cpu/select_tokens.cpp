@@ -6,37 +6,59 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/half.h"
 #include "common/philox.h"
 #include "common/tree_walk.h"
-#include "cpu/clones.h"
+#include "cpu/isa.h"
 #include "cpu/kept_values.h"
 #include "cpu/parallel.h"
 #include "cpu/vector_math.h"
 
 namespace vispec::cpu {
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+// What a draw's random words depend on, besides the token.
+struct DrawKey {
+  uint64_t seed;
+  uint32_t position, row;
+};
+
+// The loops over a row's values, of the best instruction set.
+template <class T>
+struct RowKernel {
+  float (*largest)(const T* x, int n);  // NaN where there is one
+  void (*convert)(const T* logits, int n, float* x);
+  float (*cool)(float* x, float temperature);  // a block; returns its largest
+  Mass mass;
+  // The words of the block of tokens from `first` on; false where none of its values reaches the best score so far.
+  bool (*draw)(const float* x, float max, float best_above_max, const DrawKey& key, int first, uint32_t* words);
+};
+
+}  // namespace vispec::cpu
+
+#define VISPEC_KERNEL "cpu/select_tokens_kernel.h"
+#include "cpu/foreach_isa.h"
+
+namespace vispec::cpu {
 namespace {
 
 constexpr int kGrainTokens = 32768;  // 5 us or more of work; waking a thread takes about as long
-constexpr int kArgmaxBlock = 1024;
+constexpr int kArgmaxBlock = 1024;   // tokens in the first-level cache, searched again where the largest may lie
+
+template <class T>
+const RowKernel<T>& kernel_for() {
+  static const RowKernel<T> kernel = [] {
+#if defined(__x86_64__)
+    if (isa() == Isa::kV4) return v4::row_kernel<T>();
+    if (isa() == Isa::kV3) return v3::row_kernel<T>();
+#endif
+    return base::row_kernel<T>();
+  }();
+  return kernel;
+}
 
 // ---- Argmax ----
-
-// The largest of n values, NaN apart, or NaN where there is one.
-template <class T>
-VISPEC_INLINE float largest_of(const T* x, int n) {
-  float largest = kMinusInfinity;
-  int nans = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : nans)
-  for (int i = 0; i < n; ++i) {
-    const float value = to_float(x[i]);
-    largest = value > largest ? value : largest;
-    nans += value != value;
-  }
-  return nans > 0 ? std::numeric_limits<float>::quiet_NaN() : largest;
-}
-VISPEC_CLONES float largest(const float* x, int n) { return largest_of(x, n); }
-VISPEC_CLONES float largest(const Half* x, int n) { return largest_of(x, n); }
-VISPEC_CLONES float largest(const BFloat16* x, int n) { return largest_of(x, n); }
 
 // The first of the largest; NaN counts as the largest of all.
 template <class T>
@@ -44,7 +66,7 @@ int argmax(const T* x, int n) {
   float best = kMinusInfinity;
   int best_block = 0;
   for (int first = 0; first < n && best == best; first += kArgmaxBlock) {
-    const float value = largest(x + first, std::min(kArgmaxBlock, n - first));
+    const float value = kernel_for<T>().largest(x + first, std::min(kArgmaxBlock, n - first));
     if (!(value <= best)) best = value, best_block = first;
   }
   int i = best_block;
@@ -68,30 +90,10 @@ struct Row {
   std::vector<float> kept;  // the filters' workspace
 };
 
-template <class T>
-VISPEC_INLINE void convert_all(const T* logits, int n, float* x) {
-#pragma omp simd
-  for (int i = 0; i < n; ++i) x[i] = to_float(logits[i]);
-}
-VISPEC_CLONES void convert(const float* logits, int n, float* x) { convert_all(logits, n, x); }
-VISPEC_CLONES void convert(const Half* logits, int n, float* x) { convert_all(logits, n, x); }
-VISPEC_CLONES void convert(const BFloat16* logits, int n, float* x) { convert_all(logits, n, x); }
-
-// Divides by the temperature; returns the largest of the block.
-VISPEC_CLONES float cool_block(float* x, float temperature) {
-  float largest = kMinusInfinity;
-#pragma omp simd reduction(max : largest)
-  for (int i = 0; i < kValueBlock; ++i) {
-    x[i] = cool(x[i], temperature);
-    largest = x[i] > largest ? x[i] : largest;
-  }
-  return largest;
-}
-
 void cool_row(Row& row, float temperature) {
   row.max = kMinusInfinity;
   for (size_t block = 0; block < row.block_max.size(); ++block) {
-    row.block_max[block] = cool_block(&row.values[block * kValueBlock], temperature);
+    row.block_max[block] = kernel_for<float>().cool(&row.values[block * kValueBlock], temperature);
     row.max = std::max(row.max, row.block_max[block]);
   }
 }
@@ -120,21 +122,6 @@ void penalise_used(const SelectTokensParams& p, int64_t seq, int node, float* x)
 
 // ---- The draw ----
 
-// The random words of 64 tokens from `first` on; false where none of them can reach `best`, which is no value's own.
-VISPEC_CLONES bool draw_words(const float* x, int first, float max, float best_above_max, uint64_t key,
-                              uint32_t position, uint32_t row, uint32_t* words) {
-  constexpr int kCounters = kValueBlock / 4;
-#pragma omp simd
-  for (int i = 0; i < kCounters; ++i) {
-    const PhiloxWords drawn = philox({{static_cast<uint32_t>(first / 4 + i), position, row, 0}}, key);
-    for (int j = 0; j < 4; ++j) words[4 * i + j] = drawn.word[j];
-  }
-  int reaching = 0;
-#pragma omp simd reduction(+ : reaching)
-  for (int i = 0; i < kValueBlock; ++i) reaching += may_reach(best_above_max - (x[i] - max), words[i]);
-  return reaching > 0;
-}
-
 struct Draw {
   int token;
   double score;
@@ -143,21 +130,21 @@ struct Draw {
 // The best noisy score among the values from `boundary` on that min_p keeps. The token of the largest value is scored
 // first: no filter drops it, and it rules out most blocks.
 int draw(const SelectTokensParams& p, int64_t seq, int node, const Row& row, float boundary) {
-  const uint64_t key = p.seed[seq];
-  const uint32_t position = p.positions[seq * p.num_nodes + node];
-  const uint32_t sequence = p.row != nullptr ? p.row[seq] : static_cast<int32_t>(seq);
+  const DrawKey key{.seed = static_cast<uint64_t>(p.seed[seq]),
+                    .position = static_cast<uint32_t>(p.positions[seq * p.num_nodes + node]),
+                    .row = static_cast<uint32_t>(p.row != nullptr ? p.row[seq] : seq)};
   const double min_p = p.min_p != nullptr ? p.min_p[seq] : 0;
   const float* values = row.values.data();
 
   const int top = argmax(values, p.vocab_size);
-  const PhiloxWords words = philox({{static_cast<uint32_t>(top) / 4, position, sequence, 0}}, key);
+  const PhiloxWords words = philox({{static_cast<uint32_t>(top) / 4, key.position, key.row, 0}}, key.seed);
   Draw best{top, noisy_score(row.max, words.word[top % 4])};
   for (int first = 0; first < p.vocab_size; first += kValueBlock) {
     const float block_max = row.block_max[first / kValueBlock];
     const float best_above_max = static_cast<float>(best.score - row.max);
     if (block_max < boundary || block_max - row.max + kLargestNoise < best_above_max) continue;
     uint32_t noise[kValueBlock];
-    if (!draw_words(values + first, first, row.max, best_above_max, key, position, sequence, noise)) continue;
+    if (!kernel_for<float>().draw(values + first, row.max, best_above_max, key, first, noise)) continue;
     for (int i = 0; i < std::min(kValueBlock, p.vocab_size - first); ++i) {
       const float x = values[first + i];
       if (x < boundary || !may_reach(best_above_max - (x - row.max), noise[i])) continue;
@@ -173,7 +160,7 @@ int draw(const SelectTokensParams& p, int64_t seq, int node, const Row& row, flo
 float kept_from(const SelectTokensParams& p, int64_t seq, Row& row) {
   const int top_k = p.top_k != nullptr ? p.top_k[seq] : 0;
   const double top_p = p.top_p != nullptr ? p.top_p[seq] : 1;
-  const Values values{row.values.data(), row.block_max.data(), p.vocab_size, row.max};
+  const Values values{row.values.data(), row.block_max.data(), p.vocab_size, row.max, kernel_for<float>().mass};
   float boundary = kMinusInfinity;
   if (0 < top_k && top_k < p.vocab_size) boundary = kth_largest(values, top_k, row.kept);
   if (top_p < 1) boundary = top_p_boundary(values, boundary, top_p, row.kept);
@@ -183,7 +170,7 @@ float kept_from(const SelectTokensParams& p, int64_t seq, Row& row) {
 template <class T>
 int select(const SelectTokensParams& p, const T* logits, int64_t seq, int node, Row& row) {
   if (p.temperature == nullptr) return argmax(logits, p.vocab_size);
-  convert(logits, p.vocab_size, row.values.data());
+  kernel_for<T>().convert(logits, p.vocab_size, row.values.data());
   if (p.repetition_penalty != nullptr && p.repetition_penalty[seq] != 1) {
     penalise_used(p, seq, node, row.values.data());
   }

@@ -1,35 +1,15 @@
-// Branch-free scalar functions that compilers turn into vector code inside `omp simd` loops.
+// Branch-free functions of one number, which compilers turn into vector code inside `omp simd` loops.
 #pragma once
 
 #include <bit>
 #include <cstdint>
 
-#include "cpu/clones.h"
-
 namespace vispec::cpu {
 
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-
-VISPEC_INLINE float to_float(float x) { return x; }
-VISPEC_INLINE float to_float(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
-VISPEC_INLINE float to_float(Half x) {
-  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
-  const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
-  // The product moves the exponent's bias from 15 to 127 and makes subnormal halves normal.
-  const uint32_t value = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
-  const uint32_t special = magnitude >= 0x7c00u << 13 ? 0x7f800000u : 0u;  // infinity and NaN keep their exponent
-  return std::bit_cast<float>(sign | value | special);
-}
-
 // exp(x) for x <= 0, relative error below 1e-7; below -87, and for NaN, exp(-87) = 1.6e-38.
-VISPEC_INLINE float exp_nonpositive(float x) {
+inline float exp_nonpositive(float x) {
   x = x > -87.0f ? x : -87.0f;
-  const float shifted = x * 1.44269504f + 0x1.8p23f;  // the integer nearest x / log(2) in its low bits
+  const float shifted = x * 1.44269504f + 0x1.8p23f;  // the integer nearest to x / log(2) in its low bits
   const float n = shifted - 0x1.8p23f;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // log(2) in two parts: the first product is exact
   float p = 1.98756915e-4f;
