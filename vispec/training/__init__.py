@@ -1,0 +1,1 @@
+"""Training of drafts: losses and the passes that they are taken from."""
