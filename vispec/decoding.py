@@ -85,7 +85,7 @@ class Stops:
         """Whether decoding ends with `token`, the last of `ids` `[1, length]`."""
         at_end = ids.shape[1] >= self.max_length or token in self.eos_tokens
         for criterion in self.others:  # each is asked, like plain decoding does: some count their calls
-            at_end = bool(criterion(ids, None).all()) or at_end
+            at_end = bool(torch.as_tensor(criterion(ids, None)).all()) or at_end
         return at_end
 
 
@@ -112,7 +112,7 @@ class _Text:
 
     def __init__(self, ids: Tensor, stops: Stops, streamer: BaseStreamer | None) -> None:
         self.length = ids.shape[1]
-        self.ids = ids
+        self.ids = ids.long()
         self.stops, self.streamer = stops, streamer
 
     def emit(self, tokens: list[int]) -> bool:

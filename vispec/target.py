@@ -151,14 +151,14 @@ class Target:
         Args:
             tree: N nodes for each of B sequences. A node may carry an image placeholder's id: nodes are text.
             cache: rows of everything before the root; the nodes' rows are written behind them.
-            rope_delta: int64 `[B]` for targets with M-RoPE, from `rope_delta`; else None.
+            rope_delta: from `rope_delta`.
 
         Returns:
             Logits `[B, N, V]` and features `[B, N, H]`.
         """
         positions = (cache.cache_len[:, None] + tree.depths).long()
         if rope_delta is not None:
-            positions = (positions + rope_delta[:, None]).expand(3, -1, -1)
+            positions = positions + rope_delta[..., None]
         any_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=positions.device)  # 4-D: handed through, not built
         with _recording() as record, verifying(Verification(cache.cache_len, tree.ancestors)):
             output = self.model(
@@ -213,16 +213,19 @@ class Target:
 
 
 def rope_delta(position_ids: Tensor | None, length: int) -> Tensor | None:
-    """How far M-RoPE positions run ahead of (or behind) the count of tokens after a prompt: int64 `[B]`.
+    """How far the positions of new tokens run ahead of (or behind) the count of tokens: they go on from the last one.
 
     Args:
-        position_ids: the prompt's, `[3, B, L]`, or `[4, B, L]` with text positions first; 2-D for targets without
-            M-RoPE, which have no delta.
+        position_ids: the prompt's: `[B, L]`; or with M-RoPE `[3, B, L]`, or `[4, B, L]` with text positions first.
         length: L.
+
+    Returns:
+        int64 `[B]`, or `[3, B]` with M-RoPE (where a prompt ends in an image the axes differ); None without positions.
     """
-    if position_ids is None or position_ids.ndim != 3:
+    if position_ids is None:
         return None
-    return position_ids[-3:].amax(dim=(0, 2)) + 1 - length
+    last = position_ids[..., -1]
+    return (last if last.ndim == 1 else last[-3:]) + 1 - length
 
 
 @contextmanager
