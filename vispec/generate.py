@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from types import MethodType, TracebackType
 from typing import Any
 
 import torch
@@ -99,22 +99,27 @@ class accelerate:
 
     def __init__(self, model: PreTrainedModel, draft: Draft, *, tree: TreeConfig = TreeConfig()) -> None:  # noqa: B008
         accelerator = _Accelerator(model, draft, tree)
+        draft.check_target(accelerator.target)
         if "generate" in vars(model):
             raise RuntimeError("model: its generate is replaced already (accelerated twice?); remove that first")
-        signature = inspect.signature(type(model).generate)
+        own_generate = type(model).generate
+        signature = inspect.signature(own_generate)
 
-        def accelerated_generate(*args: Any, **kwargs: Any) -> Tensor | SpeculativeOutput:
-            bound = signature.bind(model, *args, **kwargs).arguments
-            keywords = {**bound, **bound.pop("kwargs", {})}
-            del keywords["self"]
-            return accelerator.generate(keywords)
+        def generate(called: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+            if called is not model:  # a copy of the model, made meanwhile: the draft is not for it
+                return own_generate(called, *args, **kwargs)
+            arguments = signature.bind(called, *args, **kwargs).arguments
+            named = {name: value for name, value in arguments.items() if name not in ("self", "kwargs")}
+            return accelerator.generate({**named, **arguments.get("kwargs", {})})
 
         self.model = model
-        model.generate = accelerated_generate
+        self._method = MethodType(generate, model)  # bound: copies of the model are bound to themselves
+        model.generate = self._method
 
     def remove(self) -> None:
         """Give the model its own `generate` back; a second call does nothing."""
-        vars(self.model).pop("generate", None)
+        if vars(self.model).get("generate") is self._method:
+            del self.model.generate
 
     def __enter__(self) -> accelerate:
         return self
@@ -141,11 +146,14 @@ class _Accelerator:
     def generate(self, keywords: dict[str, Any]) -> Tensor | SpeculativeOutput:
         """Check everything, then let `model.generate` prepare inputs and call back."""
         target, model = self.target, self.target.model
-        if model.training:
-            raise ValueError("model: expected eval mode, got training mode (dropout would change the text)")
+        training = next((name for name, module in model.named_modules() if module.training), None)
+        if training is not None:
+            where = f" in {training}" if training else ""
+            raise ValueError(f"model: expected eval mode, got training mode{where} (dropout would change the text)")
         self.draft.check_target(target)
         _check_options(model, keywords)
-        _check_input_ids(target, keywords)
+        keywords = {name: value for name, value in keywords.items() if name != "custom_generate"}
+        _check_inputs(target, keywords)
         streamer = keywords.get("streamer")
 
         def custom_generate(
@@ -161,6 +169,7 @@ class _Accelerator:
                 raise NotImplementedError(f"logits processors are not supported yet, got {names}")
             if generation_config.get_generation_mode() != GenerationMode.GREEDY_SEARCH:
                 raise NotImplementedError(f"expected greedy search, got {generation_config.get_generation_mode()}")
+            _check_mask(input_ids, model_kwargs.get("attention_mask"))  # generate makes one where it sees pad tokens
             decoded = self._decode(input_ids, model_kwargs, stopping_criteria, streamer)
             if not generation_config.return_dict_in_generate:
                 return decoded.sequences
@@ -204,19 +213,22 @@ def _check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
     if keywords.get("custom_generate") is not None:
         raise NotImplementedError("custom_generate: vispec is one itself, and only one can decode")
     config = keywords.get("generation_config")
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise TypeError(f"generation_config: expected a GenerationConfig, got {type(config).__name__}")
     for name, supported in _ONLY.items():
         value = keywords.get(name)
         for source in (config, model.generation_config):
             value = getattr(source, name, None) if value is None else value
-        if not any(value is option or (value == option and not isinstance(value, Tensor)) for option in supported):
-            shown = type(value).__name__ if isinstance(value, (Tensor, torch.nn.Module)) else repr(value)
+        is_plain = isinstance(value, (bool, int, float, str))
+        if not any(value is option or (is_plain and value == option) for option in supported):
+            shown = repr(value) if is_plain else type(value).__name__
             hint = "; pass do_sample=False for greedy decoding" if name == "do_sample" else ""
             raise NotImplementedError(f"{name}={shown} is not supported yet{hint}")
 
 
-def _check_input_ids(target: Target, keywords: Mapping[str, Any]) -> None:
+def _check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:
     """What transformers would find late, or not at all."""
-    ids = keywords.get("input_ids", keywords.get("inputs"))
+    ids = keywords.get("inputs") if keywords.get("input_ids") is None else keywords["input_ids"]
     if not isinstance(ids, Tensor):
         raise TypeError(f"input_ids: expected a tensor of token ids, got {type(ids).__name__}")
     if ids.dtype not in (torch.int64, torch.int32):
@@ -225,14 +237,36 @@ def _check_input_ids(target: Target, keywords: Mapping[str, Any]) -> None:
         raise ValueError(f"input_ids: expected a prompt of at least one token, [1, L], got {list(ids.shape)}")
     if ids.shape[0] != 1:
         raise NotImplementedError(f"input_ids: batches are not supported yet, expected [1, L], got {list(ids.shape)}")
-    if ids.device != target.device:
-        raise ValueError(f"input_ids: expected the model's device {target.device}, got {ids.device}")
+    for name, value in keywords.items():
+        is_input = isinstance(value, Tensor) and not name.endswith("_token_id")
+        if is_input and value.device != target.device:
+            raise ValueError(f"{name}: expected the model's device {target.device}, got {value.device}")
     if ids.min() < 0 or ids.max() >= target.vocab_size:
         bad = ids[(ids < 0) | (ids >= target.vocab_size)][0].item()
         raise ValueError(f"input_ids: expected ids from 0 to {target.vocab_size - 1}, got {bad}")
-    mask = keywords.get("attention_mask")
-    if mask is not None and (mask.shape != ids.shape or not mask.all()):
-        raise NotImplementedError("attention_mask: padding is not supported yet, expected ones, [1, L]")
-    has_placeholders = target.image_token_id is not None and bool((ids == target.image_token_id).any())
-    if has_placeholders and keywords.get("pixel_values") is None and keywords.get("mm_encoder_outputs") is None:
-        raise ValueError(f"input_ids: holds image tokens (id {target.image_token_id}), but there are no pixel_values")
+    _check_mask(ids, keywords.get("attention_mask"))
+    _check_placeholders(target, ids, keywords)
+
+
+def _check_mask(ids: Tensor, mask: Tensor | None) -> None:
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"attention_mask: expected a tensor, got {type(mask).__name__}")
+    if mask.shape != ids.shape:
+        raise ValueError(f"attention_mask: expected the shape of input_ids {list(ids.shape)}, got {list(mask.shape)}")
+    if not (mask == 1).all():
+        raise NotImplementedError(
+            "attention_mask: padding is not supported yet, expected ones; without a mask, generate takes tokens with "
+            "pad_token_id for padding"
+        )
+
+
+def _check_placeholders(target: Target, ids: Tensor, keywords: Mapping[str, Any]) -> None:
+    """Positions of images that are not there, and of videos."""
+    image, video = target.image_token_id, getattr(target.model.config, "video_token_id", None)
+    if video is not None and (ids == video).any():
+        raise NotImplementedError(f"input_ids: holds video tokens (id {video}), videos are not supported yet")
+    has_images = any(keywords.get(name) is not None for name in ("pixel_values", "mm_encoder_outputs"))
+    if image is not None and not has_images and (ids == image).any():
+        raise ValueError(f"input_ids: holds image tokens (id {image}), but there are no pixel_values")
