@@ -7,6 +7,7 @@
 constexpr int kLanes = VISPEC_LANES;
 constexpr int kTileRows = VISPEC_REGISTERS / 4;  // times three vectors: three quarters of the registers accumulate
 constexpr int kTileVecs = 3;
+constexpr int kPart = 32;  // halves the error of D = 128 for 2% of the time
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
@@ -45,26 +46,35 @@ inline Vec tanh(Vec x) {
 }
 
 // c[i, :] = sum over k of a[i * a_row + k * a_col] * b[k, :], or that plus factor[:] * c[i, :]; b and c have one
-// stride. The older sum joins last: rounding then grows with the number of blocks, not of keys.
+// stride. Summed by parts of at most kPart: rounding then grows with a part's length and the number of parts, not their
+// product.
 template <int kRows, int kVecs, bool kAdd>
 inline void multiply_tile(const float* a, int64_t a_row, int64_t a_col, const float* b, int depth, float* c, int stride,
                           const float* factor) {
-  Vec sum[kRows][kVecs];
-  for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVecs; ++v) sum[i][v] = Vec{};
-  }
-  for (int k = 0; k < depth; ++k) {
-    Vec row[kVecs];
-    for (int v = 0; v < kVecs; ++v) row[v] = load(b + int64_t{k} * stride + v * kLanes);
+  for (int begin = 0; begin < depth; begin += kPart) {
+    const int end = depth - begin < kPart ? depth : begin + kPart;
+    Vec sum[kRows][kVecs];
     for (int i = 0; i < kRows; ++i) {
-      const float x = a[i * a_row + k * a_col];
-      for (int v = 0; v < kVecs; ++v) sum[i][v] += x * row[v];
+      for (int v = 0; v < kVecs; ++v) sum[i][v] = Vec{};
     }
-  }
-  for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVecs; ++v) {
-      float* to = c + i * stride + v * kLanes;
-      store(to, kAdd ? load(factor + v * kLanes) * load(to) + sum[i][v] : sum[i][v]);
+    for (int k = begin; k < end; ++k) {
+      Vec row[kVecs];
+      for (int v = 0; v < kVecs; ++v) row[v] = load(b + int64_t{k} * stride + v * kLanes);
+      for (int i = 0; i < kRows; ++i) {
+        const float x = a[i * a_row + k * a_col];
+        for (int v = 0; v < kVecs; ++v) sum[i][v] += x * row[v];
+      }
+    }
+    for (int i = 0; i < kRows; ++i) {
+      for (int v = 0; v < kVecs; ++v) {
+        float* to = c + i * stride + v * kLanes;
+        if (begin > 0) {
+          sum[i][v] += load(to);
+        } else if (kAdd) {
+          sum[i][v] += load(factor + v * kLanes) * load(to);
+        }
+        store(to, sum[i][v]);
+      }
     }
   }
 }

@@ -402,7 +402,7 @@ def test_errors(change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("seed", range(400))
+@pytest.mark.parametrize("seed", range(1000))
 def test_sweep(device: torch.device, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
 
@@ -418,9 +418,9 @@ def test_sweep(device: torch.device, seed: int) -> None:
     case = tree_case(
         device, pick(*DTYPES), (kv_heads * group, kv_heads), prefix, num_nodes, head_dim, rows, starts, seed
     )
-    check(
+    check(  # a larger scale leaves one key's weight, and the error to the luck of rounding one score
         case,
-        scale=pick(None, 0.05, 1.0),
+        scale=pick(None, 0.05, 2 * head_dim**-0.5),
         softcap=pick(None, None, 2.0, 30.0),
         sliding_window=pick(None, None, 1, 6, 100),
     )
