@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from numerics import assert_error_ratio
 from torch import Tensor
 
+from numerics import assert_error_ratio
 from vispec.ops import expand_frontier, expand_frontier_reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

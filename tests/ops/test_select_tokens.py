@@ -266,75 +266,52 @@ def test_philox_known_answers(counter: str, key: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("argument", "value", "message"),
     [
+        ("logits", torch.zeros(2, 9), "float32, float16 or bfloat16 [B, N, V], got float32 [2, 9] on cpu"),
+        ("logits", torch.zeros(2, 3, 0), "at least one node and one token, got float32 [2, 3, 0] on cpu"),
+        ("logits", torch.zeros(2, 257, 9), "at most 256 nodes, got float32 [2, 257, 9] on cpu"),
+        ("logits", torch.zeros(2, 9, 3).mT, "the last dimension contiguous, got strides [27, 1, 3]"),
+        ("tokens", None, "a tensor with repetition_penalty, got None"),
+        ("parents", None, "a tensor with repetition_penalty, got None"),
+        ("seen", None, "a tensor with repetition_penalty, got None"),
+        ("positions", None, "a tensor with temperature, got None"),
+        ("seed", None, "a tensor with temperature, got None"),
+        ("temperature", None, "a tensor with top_k, top_p, min_p, repetition_penalty or seed, got None"),
+        ("tokens", torch.zeros(2, 3).int(), "int64 [2, 3] on cpu, got int32 [2, 3] on cpu"),
+        ("parents", torch.zeros(2, 4).int(), "int32 [2, 3] on cpu, got int32 [2, 4] on cpu"),
+        ("positions", torch.zeros(2, 3).long(), "int32 [2, 3] on cpu, got int64 [2, 3] on cpu"),
+        ("positions", torch.zeros(3, 2).int().mT, "a contiguous tensor, got strides [1, 2]"),
+        ("seen", torch.zeros(2, 1).int(), "int32 [2, 2] on cpu, got int32 [2, 1] on cpu"),
+        ("temperature", torch.ones(1), "float32 [2] on cpu, got float32 [1] on cpu"),
+        ("top_k", torch.ones(2), "int32 [2] on cpu, got float32 [2] on cpu"),
+        ("top_p", torch.ones(2).half(), "float32 [2] on cpu, got float16 [2] on cpu"),
+        ("min_p", torch.ones(2, 1), "float32 [2] on cpu, got float32 [2, 1] on cpu"),
+        ("repetition_penalty", torch.ones(3), "float32 [2] on cpu, got float32 [3] on cpu"),
+        ("seed", torch.ones(2).int(), "int64 [2] on cpu, got int32 [2] on cpu"),
+        ("row", torch.ones(2).long(), "int32 [2] on cpu, got int64 [2] on cpu"),
+        ("temperature", torch.tensor([1, -1.0]), "a finite number from 0 on, got -1 for sequence 1"),
+        ("temperature", torch.tensor([1, torch.inf]), "a finite number from 0 on, got inf for sequence 1"),
+        ("temperature", torch.tensor([torch.nan, 1]), "a finite number from 0 on, got nan for sequence 0"),
+        ("top_k", torch.tensor([-1, 1]).int(), "a number from 0 on, got -1 for sequence 0"),
+        ("top_p", torch.tensor([1, -0.5]), "a number from 0 on, got -0.5 for sequence 1"),
+        ("min_p", torch.tensor([1, 1.5]), "a number from 0 to 1, got 1.5 for sequence 1"),
+        ("repetition_penalty", torch.tensor([1.0, 0]), "a finite number above 0, got 0 for sequence 1"),
+        ("tokens", torch.tensor([[0, 1, 2], [0, 40, 1]]), "ids from 0 to 39, got 40 at node 1 of sequence 1"),
+        ("tokens", torch.tensor([[-1, 1, 2], [0, 4, 1]]), "ids from 0 to 39, got -1 at node 0 of sequence 0"),
+        ("parents", torch.tensor([[-1, 0, 1], [-1, 2, 1]]).int(), "-1 or a lower node, got 2 at node 1 of sequence 1"),
+        ("parents", torch.tensor([[-1, 1, 1], [-1, 0, 1]]).int(), "-1 or a lower node, got 1 at node 1 of sequence 0"),
         (
-            {"logits": torch.zeros(2, 9)},
-            "logits: expected float32, float16 or bfloat16 [B, N, V], got float32 [2, 9] on",
-        ),
-        ({"logits": torch.zeros(2, 3, 0)}, "logits: expected at least one node and one token, got float32 [2, 3, 0]"),
-        ({"logits": torch.zeros(2, 257, 9)}, "logits: expected at most 256 nodes, got float32 [2, 257, 9] on cpu"),
-        ({"logits": torch.zeros(2, 9, 3).mT}, "logits: expected the last dimension contiguous, got strides [27, 1, 3]"),
-        ({"tokens": None}, "tokens: expected a tensor with repetition_penalty, got None"),
-        ({"parents": None}, "parents: expected a tensor with repetition_penalty, got None"),
-        ({"seen": None}, "seen: expected a tensor with repetition_penalty, got None"),
-        ({"positions": None}, "positions: expected a tensor with temperature, got None"),
-        ({"seed": None}, "seed: expected a tensor with temperature, got None"),
-        (
-            {"temperature": None},
-            "temperature: expected a tensor with top_k, top_p, min_p, repetition_penalty or seed, got None",
-        ),
-        ({"tokens": torch.zeros(2, 3).int()}, "tokens: expected int64 [2, 3] on cpu, got int32 [2, 3] on cpu"),
-        ({"parents": torch.zeros(2, 4).int()}, "parents: expected int32 [2, 3] on cpu, got int32 [2, 4] on cpu"),
-        ({"positions": torch.zeros(2, 3).long()}, "positions: expected int32 [2, 3] on cpu, got int64 [2, 3] on cpu"),
-        ({"positions": torch.zeros(3, 2).int().mT}, "positions: expected a contiguous tensor, got strides [1, 2]"),
-        ({"seen": torch.zeros(2, 1).int()}, "seen: expected int32 [2, 2] on cpu, got int32 [2, 1] on cpu"),
-        ({"temperature": torch.ones(1)}, "temperature: expected float32 [2] on cpu, got float32 [1] on cpu"),
-        ({"top_k": torch.ones(2)}, "top_k: expected int32 [2] on cpu, got float32 [2] on cpu"),
-        ({"top_p": torch.ones(2).double()}, "top_p: expected float32 [2] on cpu, got Double [2] on cpu"),
-        ({"min_p": torch.ones(2, 1)}, "min_p: expected float32 [2] on cpu, got float32 [2, 1] on cpu"),
-        ({"repetition_penalty": torch.ones(3)}, "repetition_penalty: expected float32 [2] on cpu, got float32 [3] on"),
-        ({"seed": torch.ones(2).int()}, "seed: expected int64 [2] on cpu, got int32 [2] on cpu"),
-        ({"row": torch.ones(2).long()}, "row: expected int32 [2] on cpu, got int64 [2] on cpu"),
-        (
-            {"temperature": torch.tensor([1, -1.0])},
-            "temperature: expected a finite number from 0 on, got -1 for sequence 1",
-        ),
-        ({"temperature": torch.tensor([1, torch.inf])}, "temperature: expected a finite number from 0 on, got inf for"),
-        ({"temperature": torch.tensor([torch.nan, 1])}, "temperature: expected a finite number from 0 on, got nan for"),
-        ({"top_k": torch.tensor([-1, 1]).int()}, "top_k: expected a number from 0 on, got -1 for sequence 0"),
-        ({"top_p": torch.tensor([1, -0.5])}, "top_p: expected a number from 0 on, got -0.5 for sequence 1"),
-        ({"min_p": torch.tensor([1, 1.5])}, "min_p: expected a number from 0 to 1, got 1.5 for sequence 1"),
-        (
-            {"repetition_penalty": torch.tensor([1.0, 0])},
-            "repetition_penalty: expected a finite number above 0, got 0 for",
-        ),
-        (
-            {"tokens": torch.tensor([[0, 1, 2], [0, 40, 1]])},
-            "tokens: expected ids from 0 to 39, got 40 at node 1 of sequence 1",
-        ),
-        (
-            {"tokens": torch.tensor([[-1, 1, 2], [0, 4, 1]])},
-            "tokens: expected ids from 0 to 39, got -1 at node 0 of sequence 0",
-        ),
-        (
-            {"parents": torch.tensor([[-1, 0, 1], [-1, 2, 1]]).int()},
-            "parents: expected -1 or a lower node, got 2 at node 1 of sequence 1",
-        ),
-        (
-            {"parents": torch.tensor([[-1, 1, 1], [-1, 0, 1]]).int()},
-            "parents: expected -1 or a lower node, got 1 at node 1 of sequence 0",
-        ),
-        (
-            {"parents": torch.tensor([[-1, 0, -2], [-1, 0, 1]]).int()},
-            "parents: expected -1 or a lower node, got -2 at node 2 of sequence 0",
+            "parents",
+            torch.tensor([[-1, 0, -2], [-1, 0, 1]]).int(),
+            "-1 or a lower node, got -2 at node 2 of sequence 0",
         ),
     ],
 )
-def test_errors(change: dict[str, Any], message: str) -> None:
+def test_errors(argument: str, value: Tensor | None, message: str) -> None:
     case = random_case(2, 3, 40, temperature=1, top_k=5, top_p=0.9, min_p=0.1, repetition_penalty=1.1)
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        select_tokens(**{"logits": torch.zeros(2, 3, 40)} | case | change)
+    with pytest.raises(ValueError, match=f"^{re.escape(argument)}: expected {re.escape(message)}$"):
+        select_tokens(**{"logits": torch.zeros(2, 3, 40)} | case | {argument: value})
 
 
 @pytest.mark.parametrize("option", ["top_k", "top_p", "min_p", "repetition_penalty", "seed"])
