@@ -3,6 +3,7 @@
 #include "common/expand_frontier.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <vector>

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <functional>
+#include <iterator>
 #include <vector>
 
 #include "common/order.h"

@@ -3,6 +3,9 @@
 #include "common/select_tokens.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "common/check.h"
