@@ -130,6 +130,15 @@ def find_nvcc() -> str | None:
     return next(filter(None, (shutil.which("nvcc", path=place) for place in places)), None)
 
 
+def toolkit_flags(nvcc: str) -> tuple[list[str], list[str]]:
+    """Folders of the toolkit for compiler and linker, as nvcc says them: it may be a wrapper or lie elsewhere."""
+    command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    includes, libraries = ("".join(re.findall(rf"{name}=(.*)", output)) for name in (" INCLUDES", " LIBRARIES"))
+    headers = [f"-isystem{folder}" for folder in re.findall(r'"-I([^"]+)"', includes)]
+    return headers, re.findall(r'"(-L[^"]+)"', libraries)
+
+
 def plan_cuda(mode: str, has_sources: bool, nvcc: str | None, nvcc_version: str, archs: str, torch: Torch) -> Cuda:
     """Decide by VISPEC_CUDA and by what is there; `VISPEC_CUDA=1` fails where it cannot be obeyed."""
     if mode not in ("0", "1", "auto"):
@@ -244,10 +253,9 @@ class BuildLibraries(build_ext):
         # leads to libtorch_cuda.so where there is one. Distributions' linkers drop it without --no-as-needed.
         link_ops = [f"-L{torch.root}/lib", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-Wl,--as-needed"]
         if cuda_sources:
-            toolkit = Path(os.path.realpath(cuda.nvcc)).parent.parent
-            ops.append(f"-isystem{toolkit}/include")
-            link_ops += [f"-L{toolkit}/lib64", f"-L{toolkit}/lib", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
-            link_ops.append("-Wl,--exclude-libs,ALL")
+            includes, libraries = toolkit_flags(cuda.nvcc)
+            ops += includes
+            link_ops += [*libraries, "-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
         variables = {
             "cxx": os.environ.get("CXX", "c++"),
             "nvcc": cuda.nvcc,
