@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
+#include <memory>
 #include <vector>
 
 #include "common/check.h"
@@ -155,12 +155,13 @@ void tree_attention(const TreeAttentionParams& p) {
   const int64_t scratch_size = AttentionScratch::size(stride, p.head_dim);
   const int64_t state_size = AttentionState::size(stride, p.head_dim);
   // With one split a worker finishes a state before it begins the next.
-  std::vector<float> memory(workers * scratch_size + (splits == 1 ? workers : tasks) * state_size);
-  float* states = memory.data() + workers * scratch_size;
+  const int64_t num_states = splits == 1 ? workers : tasks;
+  const auto memory = std::make_unique_for_overwrite<float[]>(workers * scratch_size + num_states * state_size);
+  float* states = memory.get() + workers * scratch_size;
 
   parallel_for(workers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker) {
-      const auto scratch = AttentionScratch::at(memory.data() + worker * scratch_size, stride, p.head_dim);
+      const auto scratch = AttentionScratch::at(memory.get() + worker * scratch_size, stride, p.head_dim);
       for (int64_t i = worker * tasks / workers; i < (worker + 1) * tasks / workers; ++i) {
         float* state = states + (splits == 1 ? worker : i) * state_size;
         kernel.attend(plan.task(i), scratch, AttentionState::at(state, stride));
