@@ -7,6 +7,8 @@ a plain `model.generate` in another thread keeps its result while this one verif
 from __future__ import annotations
 
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,7 +37,19 @@ class Verification:
 
 
 _verification: ContextVar[Verification | None] = ContextVar("vispec_verification", default=None)
-_own_implementation: dict[int, str] = {}  # by id of the text config while it is switched: configs are not hashable
+
+
+@dataclass
+class _Switch:
+    """The attention of one text config, which models may share. Never deleted while the config lives: another thread
+    may have looked up our function just before it was switched back."""
+
+    own: str = ""  # the implementation that the target came with
+    users: int = 0  # verifications under way
+
+
+_switches: dict[int, _Switch] = {}  # by id of the text config: configs are not hashable
+_switching = threading.Lock()
 
 
 @contextmanager
@@ -55,20 +69,33 @@ def switched_attention(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         NotImplementedError: the model does not take its attention from transformers' AttentionInterface.
     """
-    text_config = model.config.get_text_config()
-    key = "" if text_config is model.config else "text_config"
-    own = text_config._attn_implementation
-    _own_implementation[id(text_config)] = own
+    config = model.config.get_text_config()
+    key = "" if config is model.config else "text_config"
+    switch = _switch_of(config)
     try:
-        model.set_attn_implementation({key: NAME})
-        if text_config._attn_implementation != NAME:
+        with _switching:
+            switch.users += 1
+            if switch.users == 1:
+                switch.own = config._attn_implementation
+            model.set_attn_implementation({key: NAME})
+        if config._attn_implementation != NAME:
             raise NotImplementedError(
                 f"{type(model).__name__}: its attention cannot be set, expected one that follows AttentionInterface"
             )
         yield
     finally:
-        model.set_attn_implementation({key: own})
-        del _own_implementation[id(text_config)]
+        with _switching:
+            switch.users -= 1
+            if not switch.users:
+                model.set_attn_implementation({key: switch.own})
+
+
+def _switch_of(config: Any) -> _Switch:
+    with _switching:
+        if id(config) not in _switches:
+            _switches[id(config)] = _Switch()
+            weakref.finalize(config, _switches.pop, id(config))
+        return _switches[id(config)]
 
 
 def tree_attention_forward(
@@ -118,7 +145,7 @@ def tree_attention_forward(
 
 
 def _own_attention(module: Any) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    own = _own_implementation[id(module.config)]
+    own = _switches[id(module.config)].own
     eager = sys.modules[type(module).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS.get_interface(own, eager)
 
@@ -127,7 +154,7 @@ def _own_mask(*args: Any, config: Any, **kwargs: Any) -> Any:
     """Masks for passes that are not verification, while the model is switched."""
     if _verification.get() is not None:
         raise NotImplementedError(f"{config.model_type}: builds a mask of its own beside the one it is given")
-    return ALL_MASK_ATTENTION_FUNCTIONS[_own_implementation[id(config)]](*args, config=config, **kwargs)
+    return ALL_MASK_ATTENTION_FUNCTIONS[_switches[id(config)].own](*args, config=config, **kwargs)
 
 
 AttentionInterface.register(NAME, tree_attention_forward)

@@ -64,6 +64,8 @@ class TreeLayer(CacheLayerMixin):
         end = self.length + key_states.shape[2]
         if end > self.keys.shape[2]:
             self.grow(grown_capacity(self.keys.shape[2], end))
+        elif self.keys.is_inference() and not torch.is_inference_mode_enabled():  # torch refuses to write into those
+            self.grow(self.keys.shape[2])
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         is_first, self.length = self.length == 0, end
