@@ -266,7 +266,7 @@ class BuildLibraries(build_ext):
         lines += [
             "rule cxx\n  command = $cxx $host $flags -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
             "rule cu\n  command = $nvcc $device -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
-            "rule link\n  command = $cxx -shared $in -o $out -Wl,-s $flags",
+            "rule link\n  command = $cxx -shared $in -o $out $flags",
         ]
         for extension in self.extensions:
             is_ops = extension.name.endswith("._ops")
