@@ -57,7 +57,7 @@ class TreeConfig:
     @property
     def max_accepted(self) -> int:
         """Draft tokens that one cycle can accept at most."""
-        return self.depth + 1
+        return min(self.depth + 1, self.num_nodes - 1)
 
 
 class Tree(NamedTuple):
