@@ -28,7 +28,7 @@ MAX_FIRST_ROWS = 1024  # of new tokens, allocated before decoding; longer texts 
 _ONLY: dict[str, tuple[Any, ...]] = {
     "assistant_model": (None,),
     "assistant_tokenizer": (None,),
-    "cache_implementation": (None, "dynamic", "dynamic_full"),
+    "cache_implementation": (None, "dynamic"),
     "do_sample": (None, False),
     "guidance_scale": (None, 1, 1.0),
     "inputs_embeds": (None,),

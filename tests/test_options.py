@@ -1,0 +1,257 @@
+"""Options of `generate` that are not supported: refused by name, whichever way they come, before the model runs."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers.cache_utils import Cache, StaticCache
+
+import models
+import vispec
+
+IDS = torch.tensor([[5, 9, 14, 20]])
+ONLY: dict[str, tuple[Any, ...]] = vars(sys.modules["vispec.generate"])["_ONLY"]
+Pair = tuple[PreTrainedModel, vispec.Draft]
+
+
+class AddsNothing(LogitsProcessor):
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores
+
+
+# for each option of the table, values that must be refused
+VALUES: dict[str, tuple[Any, ...]] = {
+    "assistant_model": (models.make_target("llama"),),
+    "assistant_tokenizer": (object(),),
+    "cache_implementation": (
+        "static",
+        "offloaded",
+        "offloaded_static",
+        "quantized",
+        "hybrid",
+        "paged",
+        "no such cache",
+    ),
+    "do_sample": (True, 1),
+    "guidance_scale": (1.5, 0, torch.tensor([1.0, 2.0])),
+    "inputs_embeds": (torch.zeros(1, 4, 64), torch.zeros(1, 4, 64).numpy()),
+    "negative_prompt_ids": (IDS,),
+    "num_beams": (2, 5, torch.tensor([1, 2])),
+    "num_return_sequences": (2,),
+    "output_attentions": (True,),
+    "output_hidden_states": (True,),
+    "output_logits": (True,),
+    "output_scores": (True,),
+    "past_key_values": (DynamicCache(), StaticCache(models.make_target("llama").config, max_cache_len=64)),
+    "penalty_alpha": (0.6,),
+    "pixel_values_videos": (torch.zeros(1, 3),),
+    "prefill_chunk_size": (2, 0),
+    "prefix_allowed_tokens_fn": (lambda batch, ids: [5],),
+    "prompt_lookup_num_tokens": (3, 0),
+    "stop_strings": (["word"], "word", []),
+    "synced_gpus": (True,),
+    "token_healing": (True,),
+    "use_cache": (False,),
+}
+# arguments of the call itself or of the model's forward, which a GenerationConfig does not hold
+CALL_ONLY = {
+    "assistant_model",
+    "assistant_tokenizer",
+    "inputs_embeds",
+    "negative_prompt_ids",
+    "past_key_values",
+    "pixel_values_videos",
+    "prefix_allowed_tokens_fn",
+    "synced_gpus",
+}
+CASES = [(name, value) for name, values in VALUES.items() for value in values]
+IN_CONFIG = [(name, value) for name, value in CASES if name not in CALL_ONLY and not isinstance(value, Tensor)]
+
+
+def name_of(value: Any) -> str:
+    return repr(value)[:20] if isinstance(value, (str, int, float)) else type(value).__name__
+
+
+@pytest.fixture(scope="module")
+def llama() -> Pair:
+    model = models.make_target("llama")
+    return model, models.make_draft(model)
+
+
+@contextmanager
+def refused(model: PreTrainedModel, name: str, error: type[Exception] = NotImplementedError) -> Iterator[None]:
+    """The block raises `error` that names `name`; the model has not run and its settings are as before."""
+    passes: list[str] = []
+    hook = model.register_forward_pre_hook(lambda *args: passes.append("pass"))
+    before = model.config.to_dict(), copy.deepcopy(model.generation_config.to_dict())
+    try:
+        with pytest.raises(error, match=name) as caught:
+            yield
+    finally:
+        hook.remove()
+    assert type(caught.value) is error
+    assert not passes
+    assert before == (model.config.to_dict(), model.generation_config.to_dict())
+
+
+def test_every_option_is_tried() -> None:
+    assert VALUES.keys() == ONLY.keys()
+
+
+@pytest.mark.parametrize(("name", "value"), CASES, ids=name_of)
+def test_as_a_keyword(llama: Pair, name: str, value: Any) -> None:
+    model, draft = llama
+    with refused(model, f"^{name}=.* is not supported yet"):
+        vispec.generate(model, draft, IDS, **{name: value})
+    with refused(model, f"^{name}=.* is not supported yet"):
+        vispec.generate(model, draft, {"input_ids": IDS, name: value})
+    with vispec.accelerate(model, draft), refused(model, f"^{name}=.* is not supported yet"):
+        model.generate(IDS, **{name: value})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "value"), IN_CONFIG, ids=name_of)
+def test_in_a_generation_config(llama: Pair, name: str, value: Any) -> None:
+    model, draft = llama
+    config = GenerationConfig(max_new_tokens=5)
+    setattr(config, name, value)
+    with refused(model, f"^{name}=.* is not supported yet"):
+        vispec.generate(model, draft, IDS, generation_config=config)
+    own = model.generation_config
+    model.generation_config = config
+    try:
+        with refused(model, f"^{name}=.* is not supported yet"):
+            vispec.generate(model, draft, IDS)
+        with refused(model, f"^{name}=.* is not supported yet"):
+            vispec.generate(model, draft, IDS, generation_config=GenerationConfig())
+    finally:
+        model.generation_config = own
+
+
+@pytest.mark.parametrize("name", ONLY)
+def test_values_that_say_off(llama: Pair, name: str) -> None:
+    """All but None for the two that plain generate compares with a number."""
+    model, draft = llama
+    plain = model.generate(IDS, max_new_tokens=5)
+    for value in set(ONLY[name]) - ({None} if name in ("num_beams", "num_return_sequences") else set()):
+        assert torch.equal(vispec.generate(model, draft, IDS, max_new_tokens=5, **{name: value}), plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_call_wins_over_the_config_of_the_model(llama: Pair) -> None:
+    """As in transformers: `do_sample=False` in the call switches a sampling model to greedy."""
+    model = copy.deepcopy(llama[0])
+    draft = models.make_draft(model)
+    model.generation_config.do_sample = True
+    model.generation_config.use_cache = False
+    with refused(model, "^do_sample=True is not supported yet; pass do_sample=False for greedy decoding"):
+        vispec.generate(model, draft, IDS)
+    options = {"do_sample": False, "use_cache": True, "max_new_tokens": 7}
+    plain = model.generate(IDS, **options)
+    assert torch.equal(vispec.generate(model, draft, IDS, **options), plain)
+    config = GenerationConfig(**options)
+    assert torch.equal(vispec.generate(model, draft, IDS, generation_config=config), plain)
+
+
+PROCESSORS: dict[str, tuple[dict[str, Any], str]] = {
+    "repetition_penalty": ({"repetition_penalty": 1.3}, "RepetitionPenalty"),
+    "no_repeat_ngram_size": ({"no_repeat_ngram_size": 2}, "NoRepeatNGram"),
+    "encoder_repetition_penalty": ({"encoder_repetition_penalty": 1.3}, "EncoderRepetitionPenalty"),
+    "min_new_tokens": ({"min_new_tokens": 3, "eos_token_id": 2}, "MinNewTokens"),
+    "min_length": ({"min_length": 9, "eos_token_id": 2}, "MinLength"),
+    "bad_words_ids": ({"bad_words_ids": [[7]]}, "BadWords|SequenceBias"),
+    "sequence_bias": ({"sequence_bias": [[[7], -1.0]]}, "SequenceBias"),
+    "suppress_tokens": ({"suppress_tokens": [7]}, "SuppressTokens"),
+    "begin_suppress_tokens": ({"begin_suppress_tokens": [7]}, "SuppressTokensAtBegin"),
+    "forced_bos_token_id": ({"forced_bos_token_id": 7}, "ForcedBOS"),
+    "forced_eos_token_id": ({"forced_eos_token_id": 7}, "ForcedEOS"),
+    "exponential_decay": ({"exponential_decay_length_penalty": (2, 1.2), "eos_token_id": 2}, "ExponentialDecay"),
+    "remove_invalid_values": ({"remove_invalid_values": True}, "InfNanRemove"),
+    "renormalize_logits": ({"renormalize_logits": True}, "LogitNormalization"),
+    "watermarking_config": ({"watermarking_config": {"bias": 2.5}}, "Watermark"),
+    "of the user": ({"logits_processor": LogitsProcessorList([AddsNothing()])}, "AddsNothing"),
+    "of the user, in a list": ({"logits_processor": [AddsNothing()]}, "AddsNothing"),
+}
+
+
+@pytest.mark.parametrize("case", PROCESSORS)
+def test_logits_processors(llama: Pair, case: str) -> None:
+    model, draft = llama
+    options, name = PROCESSORS[case]
+    words = f"^logits processors are not supported yet, got .*({name})"
+    with refused(model, words):
+        vispec.generate(model, draft, IDS, max_new_tokens=5, **options)
+    with vispec.accelerate(model, draft), refused(model, words):
+        model.generate(IDS, max_new_tokens=5, **options)
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "DOLA": {"dola_layers": "low"},
+    "CONSTRAINED_BEAM": {"force_words_ids": [[3]]},
+    "ASSISTED": {"assistant_early_exit": 1},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_other_ways_to_decode(llama: Pair, mode: str) -> None:
+    with refused(llama[0], f"^expected greedy search, got GenerationMode.{mode}"):
+        vispec.generate(*llama, IDS, max_new_tokens=5, **MODES[mode])
+
+
+UNKNOWN: dict[str, Any] = {
+    "no_such_option": 1,
+    "max_new_token": 5,
+    "use_model_defaults": True,
+    "head_mask": torch.ones(2),
+    "cache_position": torch.arange(4),
+    "token_type_ids": torch.zeros_like(IDS),
+    "pixel_values": torch.zeros(1, 3, 8, 8),
+    "encoder_outputs": (torch.zeros(1),),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_arguments(llama: Pair, name: str) -> None:
+    model, draft = llama
+    with refused(model, name, ValueError):
+        vispec.generate(model, draft, IDS, max_new_tokens=5, **{name: UNKNOWN[name]})
+    with refused(model, name, ValueError):
+        vispec.generate(model, draft, {"input_ids": IDS, name: UNKNOWN[name]}, max_new_tokens=5)
+    with vispec.accelerate(model, draft), refused(model, name, ValueError):
+        model.generate(IDS, max_new_tokens=5, **{name: UNKNOWN[name]})
+
+
+@pytest.mark.parametrize("custom", ["some/repository", lambda *args, **kwargs: None], ids=["name", "callable"])
+def test_custom_generate(llama: Pair, custom: Any) -> None:
+    with refused(llama[0], "^custom_generate: "):
+        vispec.generate(*llama, IDS, custom_generate=custom)
+
+
+@pytest.mark.parametrize("config", [{"max_new_tokens": 5}, "greedy", 3], ids=repr)
+def test_generation_config_of_another_type(llama: Pair, config: Any) -> None:
+    with refused(llama[0], "^generation_config: expected a GenerationConfig, got ", TypeError):
+        vispec.generate(*llama, IDS, generation_config=config)
+
+
+@pytest.mark.parametrize(
+    "budget", [{"max_new_tokens": 0}, {"max_new_tokens": -3}, {"max_length": 4}, {"max_length": 1}]
+)
+def test_no_room_for_a_token(llama: Pair, budget: dict[str, int]) -> None:
+    with refused(llama[0], next(iter(budget)), ValueError):
+        vispec.generate(*llama, IDS, **budget)
+
+
+def test_cache_that_comes_back_is_not_taken(llama: Pair) -> None:
+    """A cache of an earlier call is a user's cache like any other."""
+    first = vispec.generate(*llama, IDS, max_new_tokens=5, return_dict_in_generate=True)
+    assert isinstance(first.past_key_values, Cache)
+    with refused(llama[0], "^past_key_values=TreeCache is not supported yet"):
+        vispec.generate(*llama, first.sequences, past_key_values=first.past_key_values)
