@@ -15,9 +15,10 @@
 
 namespace vispec::cpu {
 
-constexpr int kChunk = 16384;  // tokens; 2 to 8 us of work, so that a vocabulary of 32k already feeds two threads
-constexpr int kBlock = 256;    // tokens held as floats in the first-level cache
-constexpr int kGroup = 16;     // tokens tested at once against the worst of the best
+constexpr int kChunk = 16384;        // tokens; 4 to 10 us of work
+constexpr int kGrainTokens = 32768;  // for less, waking a thread costs more than it saves
+constexpr int kBlock = 256;          // tokens held as floats in the first-level cache
+constexpr int kGroup = 16;           // tokens tested at once against the worst of the best
 
 // The loops over a block, of the best instruction set.
 template <class T>
@@ -151,7 +152,7 @@ void expand_frontier(const ExpandFrontierParams& p) {
   const int64_t rows = int64_t{p.batch} * p.num_nodes;
   const int chunks = (p.vocab_size + kChunk - 1) / kChunk;
   std::vector<Part> parts(rows * chunks);
-  const int64_t grain = std::max(1, kChunk / p.vocab_size);
+  const int64_t grain = std::max(1, kGrainTokens / std::min(kChunk, p.vocab_size));
   parallel_for(rows * chunks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int first = static_cast<int>(i % chunks) * kChunk;
