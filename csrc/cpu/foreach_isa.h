@@ -1,7 +1,8 @@
 // Compiles the file named by VISPEC_KERNEL once for each instruction set, in a namespace of its own: vispec::cpu::base,
-// ::v3 (AVX2) and ::v4 (AVX-512), with VISPEC_LANES floats a vector and VISPEC_REGISTERS vectors. For kernels that write
-// their vectors out: the compiler would split those to the baseline's size before it makes target_clones (clones.h).
-// Other headers must be included before, and a lambda would not get clang's attribute: use functions.
+// ::v3 (AVX2) and ::v4 (AVX-512), with VISPEC_LANES floats a vector and VISPEC_REGISTERS vectors. A kernel may write
+// its vectors out (target_clones would split those to the baseline's size first), and what other headers define stays
+// compiled for the baseline, so that no inline function of theirs can bring AVX-512 into code that others run.
+// Other compilers than gcc, and other machines, get the baseline alone.
 #define VISPEC_LANES 4
 #if defined(__aarch64__)
 #define VISPEC_REGISTERS 32
@@ -14,42 +15,31 @@ namespace vispec::cpu::base {
 #undef VISPEC_LANES
 #undef VISPEC_REGISTERS
 
-#if defined(__x86_64__)
-#define VISPEC_LANES 8
-#define VISPEC_REGISTERS 16
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("arch=x86-64-v3"))), apply_to = function)
-#else
+#if defined(__x86_64__) && !defined(__clang__)
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v3")
-#endif
+#define VISPEC_LANES 8
+#define VISPEC_REGISTERS 16
 namespace vispec::cpu::v3 {
 #include VISPEC_KERNEL
 }
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
 #undef VISPEC_LANES
 #undef VISPEC_REGISTERS
+#pragma GCC pop_options
 
-#define VISPEC_LANES 16
-#define VISPEC_REGISTERS 32
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("arch=x86-64-v4"))), apply_to = function)
-#else
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v4")
-#endif
+#define VISPEC_LANES 16
+#define VISPEC_REGISTERS 32
 namespace vispec::cpu::v4 {
 #include VISPEC_KERNEL
 }
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
 #undef VISPEC_LANES
 #undef VISPEC_REGISTERS
+#pragma GCC pop_options
+#else
+namespace vispec::cpu {
+namespace v3 = base;  // isa() never asks for it, but the callers name it
+namespace v4 = base;
+}  // namespace vispec::cpu
 #endif

@@ -32,10 +32,8 @@ struct Kernel {
 
 template <class T>
 Kernel kernel_for() {
-#if defined(__x86_64__)
   if (isa() == Isa::kV4) return {&v4::attend<T>, &v4::finish<T>};
   if (isa() == Isa::kV3) return {&v3::attend<T>, &v3::finish<T>};
-#endif
   return {&base::attend<T>, &base::finish<T>};
 }
 
