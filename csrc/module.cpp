@@ -13,6 +13,7 @@
 #include "build_info.h"  // written by setup.py
 #include "common/philox.h"
 #include "common/tree_attention.h"
+#include "cpu/isa.h"
 
 namespace py = pybind11;
 
@@ -50,6 +51,12 @@ std::optional<bool> has_cuda_stream(const std::string& library) {
   return found;
 }
 
+const char* cpu_isa() {
+  const vispec::cpu::Isa isa = vispec::cpu::isa();
+  if (isa == vispec::cpu::Isa::kV4) return "x86-64-v4 (AVX-512)";
+  return isa == vispec::cpu::Isa::kV3 ? "x86-64-v3 (AVX2)" : "baseline";
+}
+
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t key) {
   const vispec::PhiloxWords words = vispec::philox({{counter[0], counter[1], counter[2], counter[3]}}, key);
   return {words.word[0], words.word[1], words.word[2], words.word[3]};
@@ -68,6 +75,7 @@ PYBIND11_MODULE(_C, m) {
         "cuda_reason (why not, or what to know), nvcc, cuda_archs.");
   m.def("has_cuda_stream", &has_cuda_stream, py::arg("library"),
         "Whether the operators' library, if loaded, sees torch's function for the current CUDA stream.");
+  m.def("cpu_isa", &cpu_isa, "The instruction set whose loops the CPU operators run on this machine.");
   m.def("philox", &philox, py::arg("counter"), py::arg("key"), "The four words of Philox4x32-10 under a counter.");
   m.def("cut_tree_attention", &cut_tree_attention, py::arg("kv_heads"), py::arg("rows"), py::arg("keys"),
         "How the CPU's tree attention cuts its work: blocks of query rows, rows of a block, splits of the keys.");

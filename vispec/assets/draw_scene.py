@@ -38,13 +38,11 @@ def draw_scene() -> Image.Image:
 
     draw.rectangle(box(0, 58, 100, 42), fill=(44, 112, 176))  # lake
     for _ in range(70):
-        x, y = rng.uniform(40, 100), rng.uniform(61, 99)
-        draw.rectangle(box(x, y, rng.uniform(2, 7), 0.7), fill=(96, 158, 212))
+        draw.rectangle(box(rng.uniform(40, 100), rng.uniform(61, 99), rng.uniform(2, 7), 0.7), fill=(96, 158, 212))
     polygon([(0, 56), (30, 54), (47, 62), (52, 78), (46, 100), (0, 100)], (92, 158, 72))  # shore
     for _ in range(60):
-        x, y = rng.uniform(0, 42), rng.uniform(68, 98)
-        petal = rng.choice(((250, 232, 90), (240, 240, 240), (222, 92, 120)))
-        draw.ellipse(box(x, y, 0.9, 1.2), fill=petal)
+        petal = box(rng.uniform(0, 42), rng.uniform(68, 98), 0.9, 1.2)
+        draw.ellipse(petal, fill=rng.choice(((250, 232, 90), (240, 240, 240), (222, 92, 120))))
 
     draw.rectangle(box(9, 48, 18, 22), fill=(236, 222, 190))  # house
     polygon([(6, 48), (18, 33), (30, 48)], (176, 66, 52))

@@ -1,0 +1,66 @@
+"""The command `vispec`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vispec.info import package_version
+
+QUESTION = "What is in the picture?"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0, 1 (it failed), 2 (wrong arguments), 130 (interrupted)."""
+    parser = _parser()
+    options = vars(parser.parse_args(arguments))
+    command = options.pop("command")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that the locale lacks is a "?", not the end
+    try:
+        # only now, and only this one: `vispec info` must run where the operators do not load
+        module = importlib.import_module(f"vispec.{command}")
+    except (ImportError, OSError) as error:
+        print(f"vispec {command}: {error}", file=sys.stderr)
+        if getattr(error, "name", None) == "PIL":
+            print('pillow comes with `pip install ".[demo]"`, or `pip install pillow`', file=sys.stderr)
+        return 1
+    try:
+        code: int = module.run(**options)
+        sys.stdout.flush()
+    except argparse.ArgumentError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `vispec info | head -1`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vispec", description="Speculative decoding for vision-language models, by the ViSpec method."
+    )
+    parser.add_argument("--version", action="version", version=f"vispec {package_version('vispec')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="answer a question about an image with and without speculation")
+    demo.add_argument("--image", type=Path, dest="image_path", metavar="PATH", help="a picture of yours")
+    demo.add_argument("--question", default=QUESTION, help=f'default: "{QUESTION}"')
+    demo.add_argument("--max-new-tokens", type=_positive, default=64, metavar="N", help="default: 64")
+    demo.add_argument(
+        "--threads", type=_positive, default=1, metavar="N", help="default: 1, the fastest for a model this small"
+    )
+    commands.add_parser("info", help="versions, back ends, and what is missing and why")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
