@@ -17,7 +17,7 @@ namespace vispec::cpu::base {
 
 #if defined(__x86_64__) && !defined(__clang__)
 #pragma GCC push_options
-#pragma GCC target("arch=x86-64-v3")
+#pragma GCC target("avx2,fma,bmi2")  // what isa() asks the machine for
 #define VISPEC_LANES 8
 #define VISPEC_REGISTERS 16
 namespace vispec::cpu::v3 {
@@ -28,7 +28,7 @@ namespace vispec::cpu::v3 {
 #pragma GCC pop_options
 
 #pragma GCC push_options
-#pragma GCC target("arch=x86-64-v4")
+#pragma GCC target("avx2,fma,bmi2,avx512f,avx512bw,avx512dq,avx512vl")
 #define VISPEC_LANES 16
 #define VISPEC_REGISTERS 32
 namespace vispec::cpu::v4 {
