@@ -53,8 +53,8 @@ std::optional<bool> has_cuda_stream(const std::string& library) {
 
 const char* cpu_isa() {
   const vispec::cpu::Isa isa = vispec::cpu::isa();
-  if (isa == vispec::cpu::Isa::kV4) return "x86-64-v4 (AVX-512)";
-  return isa == vispec::cpu::Isa::kV3 ? "x86-64-v3 (AVX2)" : "baseline";
+  if (isa == vispec::cpu::Isa::kV4) return "AVX-512";
+  return isa == vispec::cpu::Isa::kV3 ? "AVX2" : "baseline";
 }
 
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t key) {
