@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from transformers import (
     GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaForCausalLM,
     LlamaModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -121,6 +123,40 @@ def test_device_map_over_several_devices() -> None:
     model.hf_device_map = {"model": 0, "lm_head": 1}
     with refused(model, NotImplementedError, "model: ", "one device", "device map"):
         vispec.generate(model, draft, IDS)
+
+
+def test_dtype_without_operators() -> None:
+    model = models.make_target("llama").double()
+    with refused(model, NotImplementedError, "model: expected float32, float16 or bfloat16, got torch.float64"):
+        vispec.load_draft("anywhere", model)
+    model, draft = make_pair("llama")
+    model.double()
+    with refused(model, NotImplementedError, "model: expected float32, float16 or bfloat16, got torch.float64"):
+        vispec.generate(model, draft, IDS)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "longrope", "factor": 4.0, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8},
+    ],
+    ids=lambda rope: rope["rope_type"],
+)
+def test_rotary_positions_that_change_with_the_length(llama: Pair, rope: dict[str, Any]) -> None:
+    config = copy.deepcopy(llama[0].config)
+    config.rope_parameters = {**rope, "rope_theta": 10000.0, "original_max_position_embeddings": 16}
+    model = LlamaForCausalLM(config).eval()
+    with refused(model, NotImplementedError, "model: rotary positions of type", rope["rope_type"]):
+        vispec.generate(model, llama[1], IDS)
+
+
+def test_autocast(llama: Pair) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with refused(llama[0], NotImplementedError, "torch.autocast is not supported yet"):
+            vispec.generate(*llama, IDS)
+        with torch.autocast("cpu", enabled=False):
+            assert vispec.generate(*llama, IDS, max_new_tokens=3).shape == (1, 7)
 
 
 @pytest.mark.parametrize("draft", [None, "draft", 1, torch.nn.Linear(2, 2)], ids=repr)

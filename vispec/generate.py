@@ -150,6 +150,10 @@ class _Accelerator:
         if training is not None:
             where = f" in {training}" if training else ""
             raise ValueError(f"model: expected eval mode, got training mode{where} (dropout would change the text)")
+        if torch.is_autocast_enabled(target.device.type):
+            raise NotImplementedError(
+                "torch.autocast is not supported yet; load the model in the dtype it is to run in"
+            )
         self.draft.check_target(target)
         _check_options(model, keywords)
         keywords = {name: value for name, value in keywords.items() if name != "custom_generate"}

@@ -21,6 +21,7 @@ from vispec.tree import Tree
 # config.model_type of models whose verification is tested token for token against their own `generate`
 FAMILIES = ("llama", "llava", "llava_next", "qwen2", "qwen2_5_vl")
 TEXT_MODELS = ("llama", "qwen2", "qwen2_5_vl_text")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the operators
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Target:
 
     Raises:
         TypeError: not a transformers model.
-        NotImplementedError: a family that is not supported, or a model spread over several devices.
+        NotImplementedError: a family, a dtype or a kind of rotary positions that is not supported, or a model spread
+            over several devices.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -69,6 +71,9 @@ class Target:
             )
         if len(set((getattr(model, "hf_device_map", None) or {"": 0}).values())) > 1:
             raise NotImplementedError("model: expected all weights on one device, got a device map over several")
+        if model.dtype not in DTYPES:
+            raise NotImplementedError(f"model: expected float32, float16 or bfloat16, got {model.dtype}")
+        _check_rotary(self.text_config)
         self.decoder: nn.Module = model.get_decoder()
         self.hidden_size: int = self.text_config.hidden_size
         self.vocab_size: int = self.text_config.vocab_size
@@ -210,6 +215,18 @@ class Target:
                 runs[-1].append((positions[start], positions[end - 1] + 1))
                 start = end
         return runs
+
+
+def _check_rotary(text_config: Any) -> None:
+    """Some frequencies change once a text passes a length: the nodes of a tree would all get the deepest one's."""
+    parameters = getattr(text_config, "rope_parameters", None) or {}
+    by_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
+    for rope_type in [rope.get("rope_type") for rope in (parameters, *by_layer_type)]:
+        if rope_type in ("dynamic", "longrope"):
+            raise NotImplementedError(
+                f"model: rotary positions of type {rope_type} are not supported, their frequencies depend on the "
+                "length of the text"
+            )
 
 
 def rope_delta(position_ids: Tensor | None, length: int) -> Tensor | None:
