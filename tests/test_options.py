@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from transformers.cache_utils import Cache, StaticCache
 
 import models
 import vispec
+from refusal import refused
 
 IDS = torch.tensor([[5, 9, 14, 20]])
 ONLY: dict[str, tuple[Any, ...]] = vars(sys.modules["vispec.generate"])["_ONLY"]
@@ -86,22 +85,6 @@ def llama() -> Pair:
     return model, models.make_draft(model)
 
 
-@contextmanager
-def refused(model: PreTrainedModel, name: str, error: type[Exception] = NotImplementedError) -> Iterator[None]:
-    """The block raises `error` that names `name`; the model has not run and its settings are as before."""
-    passes: list[str] = []
-    hook = model.register_forward_pre_hook(lambda *args: passes.append("pass"))
-    before = model.config.to_dict(), copy.deepcopy(model.generation_config.to_dict())
-    try:
-        with pytest.raises(error, match=name) as caught:
-            yield
-    finally:
-        hook.remove()
-    assert type(caught.value) is error
-    assert not passes
-    assert before == (model.config.to_dict(), model.generation_config.to_dict())
-
-
 def test_every_option_is_tried() -> None:
     assert VALUES.keys() == ONLY.keys()
 
@@ -109,11 +92,11 @@ def test_every_option_is_tried() -> None:
 @pytest.mark.parametrize(("name", "value"), CASES, ids=name_of)
 def test_as_a_keyword(llama: Pair, name: str, value: Any) -> None:
     model, draft = llama
-    with refused(model, f"^{name}=.* is not supported yet"):
+    with refused(model, NotImplementedError, f"{name}=", "is not supported yet"):
         vispec.generate(model, draft, IDS, **{name: value})
-    with refused(model, f"^{name}=.* is not supported yet"):
+    with refused(model, NotImplementedError, f"{name}=", "is not supported yet"):
         vispec.generate(model, draft, {"input_ids": IDS, name: value})
-    with vispec.accelerate(model, draft), refused(model, f"^{name}=.* is not supported yet"):
+    with vispec.accelerate(model, draft), refused(model, NotImplementedError, f"{name}=", "is not supported yet"):
         model.generate(IDS, **{name: value})
 
 
@@ -123,14 +106,14 @@ def test_in_a_generation_config(llama: Pair, name: str, value: Any) -> None:
     model, draft = llama
     config = GenerationConfig(max_new_tokens=5)
     setattr(config, name, value)
-    with refused(model, f"^{name}=.* is not supported yet"):
+    with refused(model, NotImplementedError, f"{name}=", "is not supported yet"):
         vispec.generate(model, draft, IDS, generation_config=config)
     own = model.generation_config
     model.generation_config = config
     try:
-        with refused(model, f"^{name}=.* is not supported yet"):
+        with refused(model, NotImplementedError, f"{name}=", "is not supported yet"):
             vispec.generate(model, draft, IDS)
-        with refused(model, f"^{name}=.* is not supported yet"):
+        with refused(model, NotImplementedError, f"{name}=", "is not supported yet"):
             vispec.generate(model, draft, IDS, generation_config=GenerationConfig())
     finally:
         model.generation_config = own
@@ -152,7 +135,7 @@ def test_call_wins_over_the_config_of_the_model(llama: Pair) -> None:
     draft = models.make_draft(model)
     model.generation_config.do_sample = True
     model.generation_config.use_cache = False
-    with refused(model, "^do_sample=True is not supported yet; pass do_sample=False for greedy decoding"):
+    with refused(model, NotImplementedError, "do_sample=True is not supported yet; pass do_sample=False for greedy"):
         vispec.generate(model, draft, IDS)
     options = {"do_sample": False, "use_cache": True, "max_new_tokens": 7}
     plain = model.generate(IDS, **options)
@@ -167,7 +150,7 @@ PROCESSORS: dict[str, tuple[dict[str, Any], str]] = {
     "encoder_repetition_penalty": ({"encoder_repetition_penalty": 1.3}, "EncoderRepetitionPenalty"),
     "min_new_tokens": ({"min_new_tokens": 3, "eos_token_id": 2}, "MinNewTokens"),
     "min_length": ({"min_length": 9, "eos_token_id": 2}, "MinLength"),
-    "bad_words_ids": ({"bad_words_ids": [[7]]}, "BadWords|SequenceBias"),
+    "bad_words_ids": ({"bad_words_ids": [[7]]}, "NoBadWords"),
     "sequence_bias": ({"sequence_bias": [[[7], -1.0]]}, "SequenceBias"),
     "suppress_tokens": ({"suppress_tokens": [7]}, "SuppressTokens"),
     "begin_suppress_tokens": ({"begin_suppress_tokens": [7]}, "SuppressTokensAtBegin"),
@@ -186,10 +169,10 @@ PROCESSORS: dict[str, tuple[dict[str, Any], str]] = {
 def test_logits_processors(llama: Pair, case: str) -> None:
     model, draft = llama
     options, name = PROCESSORS[case]
-    words = f"^logits processors are not supported yet, got .*({name})"
-    with refused(model, words):
+    words = (NotImplementedError, "logits processors are not supported yet, got ", name)
+    with refused(model, *words):
         vispec.generate(model, draft, IDS, max_new_tokens=5, **options)
-    with vispec.accelerate(model, draft), refused(model, words):
+    with vispec.accelerate(model, draft), refused(model, *words):
         model.generate(IDS, max_new_tokens=5, **options)
 
 
@@ -202,7 +185,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 def test_other_ways_to_decode(llama: Pair, mode: str) -> None:
-    with refused(llama[0], f"^expected greedy search, got GenerationMode.{mode}"):
+    with refused(llama[0], NotImplementedError, f"expected greedy search, got GenerationMode.{mode}"):
         vispec.generate(*llama, IDS, max_new_tokens=5, **MODES[mode])
 
 
@@ -221,23 +204,23 @@ UNKNOWN: dict[str, Any] = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_unknown_arguments(llama: Pair, name: str) -> None:
     model, draft = llama
-    with refused(model, name, ValueError):
+    with refused(model, ValueError, name):
         vispec.generate(model, draft, IDS, max_new_tokens=5, **{name: UNKNOWN[name]})
-    with refused(model, name, ValueError):
+    with refused(model, ValueError, name):
         vispec.generate(model, draft, {"input_ids": IDS, name: UNKNOWN[name]}, max_new_tokens=5)
-    with vispec.accelerate(model, draft), refused(model, name, ValueError):
+    with vispec.accelerate(model, draft), refused(model, ValueError, name):
         model.generate(IDS, max_new_tokens=5, **{name: UNKNOWN[name]})
 
 
 @pytest.mark.parametrize("custom", ["some/repository", lambda *args, **kwargs: None], ids=["name", "callable"])
 def test_custom_generate(llama: Pair, custom: Any) -> None:
-    with refused(llama[0], "^custom_generate: "):
+    with refused(llama[0], NotImplementedError, "custom_generate: "):
         vispec.generate(*llama, IDS, custom_generate=custom)
 
 
 @pytest.mark.parametrize("config", [{"max_new_tokens": 5}, "greedy", 3], ids=repr)
 def test_generation_config_of_another_type(llama: Pair, config: Any) -> None:
-    with refused(llama[0], "^generation_config: expected a GenerationConfig, got ", TypeError):
+    with refused(llama[0], TypeError, "generation_config: expected a GenerationConfig, got "):
         vispec.generate(*llama, IDS, generation_config=config)
 
 
@@ -245,7 +228,7 @@ def test_generation_config_of_another_type(llama: Pair, config: Any) -> None:
     "budget", [{"max_new_tokens": 0}, {"max_new_tokens": -3}, {"max_length": 4}, {"max_length": 1}]
 )
 def test_no_room_for_a_token(llama: Pair, budget: dict[str, int]) -> None:
-    with refused(llama[0], next(iter(budget)), ValueError):
+    with refused(llama[0], ValueError, next(iter(budget))):
         vispec.generate(*llama, IDS, **budget)
 
 
@@ -253,5 +236,5 @@ def test_cache_that_comes_back_is_not_taken(llama: Pair) -> None:
     """A cache of an earlier call is a user's cache like any other."""
     first = vispec.generate(*llama, IDS, max_new_tokens=5, return_dict_in_generate=True)
     assert isinstance(first.past_key_values, Cache)
-    with refused(llama[0], "^past_key_values=TreeCache is not supported yet"):
+    with refused(llama[0], NotImplementedError, "past_key_values=TreeCache is not supported yet"):
         vispec.generate(*llama, first.sequences, past_key_values=first.past_key_values)
