@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import vispec
 from golden_data import DRAFTS, GOLDEN, golden, golden_target
+from vispec.draft.model import DraftModel
 from vispec.target import Target
 
 EMBEDDING = "embed_tokens.weight"
@@ -92,6 +94,38 @@ def test_save_and_load_again(draft: str, tmp_path: Path) -> None:
     shared = again_fields.keys() & fields.keys()
     assert shared > {"hidden_size", "intermediate_size", "num_hidden_layers", "rms_norm_eps", "vocab_size"}
     assert {name: fields[name] for name in shared} == {name: again_fields[name] for name in shared}
+
+
+@pytest.mark.parametrize(("kv_heads", "num_queries", "bias"), [(1, 4, False), (2, 1, True), (4, 6, False)])
+def test_new_draft_of_any_geometry(kv_heads: int, num_queries: int, bias: bool, tmp_path: Path) -> None:
+    target = golden_target("llava_like").bfloat16()
+    config = vispec.DraftConfig(64, 40, 4, kv_heads, 160, num_queries, rope_theta=5e5, bias=bias, qkv_bias=not bias)
+    draft = vispec.Draft(DraftModel(config), target)
+    draft.save_pretrained(tmp_path)
+    again = vispec.load_draft(tmp_path, target)
+    assert again.config == config
+    assert_holds(again, draft.model.state_dict(), torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_name_on_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tensors = released("nobias_q1")
+    folder = folder_with(tmp_path, "nobias_q1", tensors, name)
+    asked: list[tuple[str, str]] = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        if not (folder / file).exists():
+            raise EntryNotFoundError(file)
+        return str(folder / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert_holds(vispec.load_draft("somebody/some-draft", golden_target("nobias_q1")), tensors)
+    tried = ["config.json", "model.safetensors", "pytorch_model.bin"]
+    assert asked == [("somebody/some-draft", file) for file in tried[: tried.index(name) + 1]]
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match="somebody/some-draft"):
+        vispec.load_draft("somebody/some-draft", golden_target("nobias_q1"))
 
 
 def test_tensors_that_share_memory_can_be_saved(tmp_path: Path) -> None:

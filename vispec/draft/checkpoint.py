@@ -135,22 +135,17 @@ def _is_hub_name(path: Path) -> bool:
 
 def _download(name: str) -> tuple[Path, Path]:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         config_file = hf_hub_download(name, CONFIG_FILE)
         try:
             weight_file = hf_hub_download(name, WEIGHT_FILES[0])
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError):
-                raise
+        except LocalEntryNotFoundError:  # no network, rather than no such file
+            raise
+        except EntryNotFoundError:
             weight_file = hf_hub_download(name, WEIGHT_FILES[1])
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
         raise FileNotFoundError(f"draft: no folder {name}, and it cannot be had from the Hub: {error}") from error
     return Path(config_file), Path(weight_file)
 
