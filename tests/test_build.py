@@ -78,6 +78,7 @@ def test_cuda_stream_is_found_where_torch_has_cuda() -> None:
 
 def test_missing_library_says_what_to_do(tmp_path: Path) -> None:
     shutil.copytree(LIBRARY.parent / "ops", tmp_path / "vispec/ops", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "vispec/__init__.py").touch()  # without one the installed package would be found first
     run = subprocess.run(
         [sys.executable, "-c", "import vispec.ops"],
         cwd=tmp_path,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlavaNextProcessor, LlavaProcessor, PreTrainedTokenizerFast
@@ -80,5 +81,6 @@ def test_qwen2_5_vl_image_processor(
         for grid in inputs["image_grid_thw"]:
             text = text.replace("{image}", "<start>" + "<image>" * int(grid.prod() // 4) + "<end>", 1)
     inputs["input_ids"] = tokenizer(text, return_tensors="pt").input_ids
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])  # else generate takes id 0, a space, for padding
     inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE_TOKEN).int()
     check("qwen2_5_vl", inputs)

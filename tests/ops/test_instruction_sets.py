@@ -22,6 +22,8 @@ TESTS = [
 def test_lesser_instruction_sets(isa: str) -> None:
     tests = [str(Path(__file__).parent / test) for test in TESTS]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-    run = subprocess.run(command, env=os.environ | {"VISPEC_ISA": isa}, capture_output=True, text=True, check=False)
+    here = Path(__file__).parent  # and not the root, which -m would put before the installed package
+    environ = os.environ | {"VISPEC_ISA": isa}
+    run = subprocess.run(command, env=environ, cwd=here, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
     assert " passed" in run.stdout
