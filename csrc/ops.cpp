@@ -17,7 +17,8 @@ namespace {
 
 AppendKvParams append_kv_params(In k, In v, In k_cache, In v_cache, In cache_len) {
   check_rows("k", k, "[B, Hkv, N, D]");
-  check_like("v", v, "k", k);
+  check_rows("v", v, "[B, Hkv, N, D]");
+  check_same("v", v, "k", k);
   check_rows("k_cache", k_cache, "[B, Hkv, S, D]");
   check_like("v_cache", v_cache, "k_cache", k_cache);
   check_agree("k_cache", k_cache, "k", k, {0, 1, 3});
@@ -27,7 +28,8 @@ AppendKvParams append_kv_params(In k, In v, In k_cache, In v_cache, In cache_len
           .k_cache = bytes(k_cache),
           .v_cache = bytes(v_cache),
           .cache_len = cache_len.const_data_ptr<int32_t>(),
-          .nodes = byte_strides(k),
+          .k_strides = byte_strides(k),
+          .v_strides = byte_strides(v),
           .cache = byte_strides(k_cache),
           .batch = dim(k, 0),
           .num_kv_heads = dim(k, 1),

@@ -89,11 +89,16 @@ inline void check_int64(const char* arg, In t, std::initializer_list<int64_t> si
   check_exact(arg, t, ScalarType::Long, sizes, like);
 }
 
-// Shape, dtype, device and strides of `other`.
-inline void check_like(const char* arg, In t, const char* other_arg, In other) {
+// Shape, dtype and device of `other`.
+inline void check_same(const char* arg, In t, const char* other_arg, In other) {
   bool fits = t.scalar_type() == other.scalar_type() && t.dim() == other.dim() && t.device() == other.device();
   for (int64_t i = 0; fits && i < t.dim(); ++i) fits = t.size(i) == other.size(i);
   VISPEC_CHECK(fits, arg, ": expected ", describe(other), " as ", other_arg, ", got ", describe(t));
+}
+
+// Shape, dtype, device and strides of `other`.
+inline void check_like(const char* arg, In t, const char* other_arg, In other) {
+  check_same(arg, t, other_arg, other);
   for (int64_t i = 0; i < t.dim(); ++i) {
     VISPEC_CHECK(t.size(i) <= 1 || t.stride(i) == other.stride(i), arg, ": expected strides ", list(other.strides()),
                  " as ", other_arg, ", got ", list(t.strides()));

@@ -35,9 +35,10 @@ void append_kv(const AppendKvParams& p) {
   parallel_for(int64_t{p.batch} * p.num_kv_heads, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t seq = i / p.num_kv_heads, head = i % p.num_kv_heads;
-      const int64_t src = offset(p.nodes, seq, head, 0), dst = offset(p.cache, seq, head, p.cache_len[seq]);
-      copy_rows(p.k_cache + dst, p.cache.row, p.k + src, p.nodes.row, p.num_nodes, p.row_bytes);
-      copy_rows(p.v_cache + dst, p.cache.row, p.v + src, p.nodes.row, p.num_nodes, p.row_bytes);
+      const int64_t dst = offset(p.cache, seq, head, p.cache_len[seq]);
+      const char *k = p.k + offset(p.k_strides, seq, head, 0), *v = p.v + offset(p.v_strides, seq, head, 0);
+      copy_rows(p.k_cache + dst, p.cache.row, k, p.k_strides.row, p.num_nodes, p.row_bytes);
+      copy_rows(p.v_cache + dst, p.cache.row, v, p.v_strides.row, p.num_nodes, p.row_bytes);
     }
   });
 }

@@ -8,7 +8,7 @@ def append_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, cache_len:
     """Write `k` and `v` into rows `[cache_len, cache_len + N)` of each sequence's cache, in place.
 
     Args:
-        k, v: `[B, Hkv, N, D]`, fp32, fp16 or bf16. D contiguous, other strides free but the same in both.
+        k, v: `[B, Hkv, N, D]`, fp32, fp16 or bf16. D contiguous, other strides free, each its own.
         k_cache, v_cache: `[B, Hkv, S, D]`, dtype and device of `k`, the same strides in both, D contiguous. Other rows
             are not touched.
         cache_len: int32 `[B]`, on the device of `k`. Where the first row goes; the caller advances it.
