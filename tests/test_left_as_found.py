@@ -153,6 +153,18 @@ def test_after_an_error_in_the_vision_tower(case: Any) -> None:
     assert torch.equal(model.generate(**inputs, max_new_tokens=24), plain)
 
 
+def test_second_interrupt_while_switching_back(case: Any) -> None:
+    """The one thing that it can leave behind harms nothing, and goes with the next call."""
+    model, draft, inputs, plain = case
+    config = model.config.get_text_config()
+    own = config._attn_implementation
+    vispec.generate(model, draft, inputs, max_new_tokens=5)
+    config._attn_implementation = "vispec"
+    assert torch.equal(model.generate(**inputs, max_new_tokens=24), plain)
+    assert torch.equal(vispec.generate(model, draft, inputs, max_new_tokens=24), plain)
+    assert config._attn_implementation == own
+
+
 def test_after_refused_arguments(case: Any) -> None:
     model, draft, inputs, _ = case
     before = state_of(model)

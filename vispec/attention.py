@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class _Switch:
     may have looked up our function just before it was switched back."""
 
     own: str = ""  # the implementation that the target came with
-    users: int = 0  # verifications under way
+    users: set[object] = field(default_factory=set)  # verifications under way
 
 
 _switches: dict[int, _Switch] = {}  # by id of the text config: configs are not hashable
@@ -71,12 +71,12 @@ def switched_attention(model: PreTrainedModel) -> Iterator[None]:
     """
     config = model.config.get_text_config()
     key = "" if config is model.config else "text_config"
-    switch = _switch_of(config)
+    switch, user = _switch_of(config), object()
     try:
         with _switching:
-            switch.users += 1
-            if switch.users == 1:
+            if config._attn_implementation != NAME:
                 switch.own = config._attn_implementation
+            switch.users.add(user)
             model.set_attn_implementation({key: NAME})
         if config._attn_implementation != NAME:
             raise NotImplementedError(
@@ -85,9 +85,9 @@ def switched_attention(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         with _switching:
-            switch.users -= 1
-            if not switch.users:
-                model.set_attn_implementation({key: switch.own})
+            switch.users.discard(user)
+            if not switch.users:  # one assignment, not a walk over all modules: an interrupt may come again
+                config._attn_implementation = {"": switch.own}
 
 
 def _switch_of(config: Any) -> _Switch:

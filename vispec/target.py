@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,10 +43,17 @@ class _Record:
     image_lengths: list[int] = field(default_factory=list)
 
 
+@dataclass(eq=False)
+class _Use:
+    """Who decodes with a model."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    thread: int | None = None  # that holds the lock
+
+
 _record: ContextVar[_Record | None] = ContextVar("vispec_record", default=None)
-_active: ContextVar[frozenset[int]] = ContextVar("vispec_active", default=frozenset())  # ids of models in use
-_locks: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()
-_locks_guard = threading.Lock()
+_uses: WeakKeyDictionary[PreTrainedModel, _Use] = WeakKeyDictionary()
+_uses_guard = threading.Lock()
 
 
 class Target:
@@ -102,17 +109,17 @@ class Target:
         Raises:
             RuntimeError: this thread itself already does (a streamer or a stopping criterion calls `generate`).
         """
-        active = _active.get()
-        if id(self.model) in active:
+        with _uses_guard:
+            use = _uses.setdefault(self.model, _Use())
+        this_thread = threading.get_ident()
+        if use.lock.locked() and use.thread == this_thread:
             raise RuntimeError("model: already in a vispec.generate call that this call comes from")
-        with _locks_guard:
-            lock = _locks.setdefault(self.model, threading.Lock())
-        with lock:
-            token = _active.set(active | {id(self.model)})
+        with use.lock:
             try:
+                use.thread = this_thread
                 yield
             finally:
-                _active.reset(token)
+                use.thread = None
 
     def new_cache(self, capacity: int, batch_size: int) -> TreeCache:
         """A cache of `capacity` rows a sequence; see `TreeCache`."""
@@ -121,10 +128,14 @@ class Target:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Inside, `prefill` and `verify` may be called: the text decoder's inputs and outputs can be recorded."""
-        with ExitStack() as stack:
-            stack.callback(self.decoder.register_forward_pre_hook(_record_embeds, with_kwargs=True).remove)
-            stack.callback(self.decoder.register_forward_hook(_record_features).remove)
+        hooks = []
+        try:
+            hooks.append(self.decoder.register_forward_pre_hook(_record_embeds, with_kwargs=True))
+            hooks.append(self.decoder.register_forward_hook(_record_features))
             yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def prefill(self, input_ids: Tensor, model_kwargs: Mapping[str, Any], cache: TreeCache) -> Prompt:
         """The target's own forward over prompt and images, under its own attention, into `cache`.
