@@ -241,9 +241,9 @@ def _check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:
         raise ValueError(f"input_ids: expected a prompt of at least one token, [1, L], got {list(ids.shape)}")
     if ids.shape[0] != 1:
         raise NotImplementedError(f"input_ids: batches are not supported yet, expected [1, L], got {list(ids.shape)}")
-    for name, value in keywords.items():
-        is_input = isinstance(value, Tensor) and not name.endswith("_token_id")
-        if is_input and value.device != target.device:
+    for name in ("input_ids", "inputs", "attention_mask", "position_ids", "pixel_values"):
+        value = keywords.get(name)
+        if isinstance(value, Tensor) and value.device != target.device:
             raise ValueError(f"{name}: expected the model's device {target.device}, got {value.device}")
     if ids.min() < 0 or ids.max() >= target.vocab_size:
         bad = ids[(ids < 0) | (ids >= target.vocab_size)][0].item()
