@@ -146,14 +146,7 @@ class _Accelerator:
     def generate(self, keywords: dict[str, Any]) -> Tensor | SpeculativeOutput:
         """Check everything, then let `model.generate` prepare inputs and call back."""
         target, model = self.target, self.target.model
-        training = next((name for name, module in model.named_modules() if module.training), None)
-        if training is not None:
-            where = f" in {training}" if training else ""
-            raise ValueError(f"model: expected eval mode, got training mode{where} (dropout would change the text)")
-        if torch.is_autocast_enabled(target.device.type):
-            raise NotImplementedError(
-                "torch.autocast is not supported yet; load the model in the dtype it is to run in"
-            )
+        _check_mode(target)
         self.draft.check_target(target)
         _check_options(model, keywords)
         keywords = {name: value for name, value in keywords.items() if name != "custom_generate"}
@@ -211,6 +204,15 @@ def _as_keywords(inputs: Mapping[str, Any] | Tensor, generate_kwargs: dict[str, 
     if twice:
         raise TypeError(f"{twice[0]}: given in inputs and as a keyword")
     return {**inputs, **generate_kwargs}
+
+
+def _check_mode(target: Target) -> None:
+    training = next((name for name, module in target.model.named_modules() if module.training), None)
+    if training is not None:
+        where = f" in {training}" if training else ""
+        raise ValueError(f"model: expected eval mode, got training mode{where} (dropout would change the text)")
+    if torch.is_autocast_enabled(target.device.type):
+        raise NotImplementedError("torch.autocast is not supported yet; load the model in the dtype it is to run in")
 
 
 def _check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
