@@ -45,12 +45,19 @@ inline Vec tanh(Vec x) {
   return magnitude < 0.5625f ? x + x * square * p : (x < 0 ? -large : large);
 }
 
+// Memory to ask for while multiplying: `bytes` more of it at every step. Products walk K and V along columns, which
+// hardware prefetchers do not follow; asked for all at once it would fill the queue and stall.
+struct Ahead {
+  const char* data;
+  int64_t bytes;
+};
+
 // c[i, :] = sum over k of a[i * a_row + k * a_col] * b[k, :], or that plus factor[:] * c[i, :]; b and c have one
 // stride. Summed by parts of at most kPart: rounding then grows with a part's length and the number of parts, not their
 // product.
 template <int kRows, int kVecs, bool kAdd>
 inline void multiply_tile(const float* a, int64_t a_row, int64_t a_col, const float* b, int depth, float* c, int stride,
-                          const float* factor) {
+                          const float* factor, Ahead ahead) {
   for (int begin = 0; begin < depth; begin += kPart) {
     const int end = depth - begin < kPart ? depth : begin + kPart;
     Vec sum[kRows][kVecs];
@@ -60,6 +67,7 @@ inline void multiply_tile(const float* a, int64_t a_row, int64_t a_col, const fl
     for (int k = begin; k < end; ++k) {
       Vec row[kVecs];
       for (int v = 0; v < kVecs; ++v) row[v] = load(b + int64_t{k} * stride + v * kLanes);
+      __builtin_prefetch(ahead.data + k * ahead.bytes, 0, 2);  // to the second-level cache: the first is in use
       for (int i = 0; i < kRows; ++i) {
         const float x = a[i * a_row + k * a_col];
         for (int v = 0; v < kVecs; ++v) sum[i][v] += x * row[v];
@@ -81,35 +89,36 @@ inline void multiply_tile(const float* a, int64_t a_row, int64_t a_col, const fl
 
 template <int kVecs, bool kAdd>
 void multiply_columns(const float* a, int64_t a_row, int64_t a_col, const float* b, int rows, int depth, float* c,
-                      int stride, const float* factor) {
+                      int stride, const float* factor, Ahead ahead) {
   int i = 0;
   for (; i + kTileRows <= rows; i += kTileRows) {
-    multiply_tile<kTileRows, kVecs, kAdd>(a + i * a_row, a_row, a_col, b, depth, c + i * stride, stride, factor);
+    multiply_tile<kTileRows, kVecs, kAdd>(a + i * a_row, a_row, a_col, b, depth, c + i * stride, stride, factor, ahead);
+    ahead.data += depth * ahead.bytes;
   }
   if (!kAdd && i < rows &&
       rows >= kTileRows) {  // the last whole tile again, shifted: dearer than a row, cheaper than two
     i = rows - kTileRows;
-    multiply_tile<kTileRows, kVecs, kAdd>(a + i * a_row, a_row, a_col, b, depth, c + i * stride, stride, factor);
+    multiply_tile<kTileRows, kVecs, kAdd>(a + i * a_row, a_row, a_col, b, depth, c + i * stride, stride, factor, ahead);
     return;
   }
   for (; i < rows; ++i) {
-    multiply_tile<1, kVecs, kAdd>(a + i * a_row, a_row, a_col, b, depth, c + i * stride, stride, factor);
+    multiply_tile<1, kVecs, kAdd>(a + i * a_row, a_row, a_col, b, depth, c + i * stride, stride, factor, ahead);
   }
 }
 
 // As multiply_tile, for any number of rows and vectors.
 template <bool kAdd>
 void multiply(const float* a, int64_t a_row, int64_t a_col, const float* b, int rows, int depth, float* c, int stride,
-              int vecs, const float* factor) {
+              int vecs, const float* factor, Ahead ahead) {
   for (int v = 0; v < vecs; v += kTileVecs) {
     const float *bv = b + v * kLanes, *fv = factor + v * kLanes;
     float* cv = c + v * kLanes;
     if (vecs - v >= 3) {
-      multiply_columns<3, kAdd>(a, a_row, a_col, bv, rows, depth, cv, stride, fv);
+      multiply_columns<3, kAdd>(a, a_row, a_col, bv, rows, depth, cv, stride, fv, ahead);
     } else if (vecs - v == 2) {
-      multiply_columns<2, kAdd>(a, a_row, a_col, bv, rows, depth, cv, stride, fv);
+      multiply_columns<2, kAdd>(a, a_row, a_col, bv, rows, depth, cv, stride, fv, ahead);
     } else {
-      multiply_columns<1, kAdd>(a, a_row, a_col, bv, rows, depth, cv, stride, fv);
+      multiply_columns<1, kAdd>(a, a_row, a_col, bv, rows, depth, cv, stride, fv, ahead);
     }
   }
 }
@@ -135,6 +144,14 @@ Rows prefix_rows(const AttentionTask& task, const char* cache, int32_t begin, in
   }
   for (int i = 0; i < count; ++i) convert<T>(first + i * p.cache.row, scratch + i * p.head_dim, p.head_dim);
   return {scratch, p.head_dim};
+}
+
+// The rows from `begin` on, if they lie close together: a whole block's worth in a multiplication's steps.
+template <class T>
+Ahead rows_ahead(const AttentionTask& task, const char* cache, int32_t begin) {
+  const TreeAttentionParams& p = *task.params;
+  const bool close = p.cache.row == p.head_dim * static_cast<int64_t>(sizeof(T));
+  return {cache + offset(p.cache, task.seq, task.kv_head, begin), close ? kTileRows * int64_t{sizeof(T)} : 0};
 }
 
 // The given tree rows, copied: those between them, which nobody sees, may hold NaN.
@@ -235,24 +252,28 @@ void attend(const AttentionTask& task, const AttentionScratch& scratch, const At
   for (int32_t begin = task.begin; begin < task.end; begin += kBlockKeys) {
     const int count = task.end - begin < kBlockKeys ? task.end - begin : kBlockKeys;
     const Rows k = prefix_rows<T>(task, p.k_cache, begin, count, scratch.rows);
-    multiply<false>(k.data, k.stride, 1, scratch.q, count, p.head_dim, scratch.scores, stride, vecs, nullptr);
+    multiply<false>(k.data, k.stride, 1, scratch.q, count, p.head_dim, scratch.scores, stride, vecs, nullptr,
+                    rows_ahead<T>(task, p.v_cache, begin));
     if (p.softcap > 0) cap(p.softcap * kLog2E, scratch.scores, count, stride, vecs);
     if (begin < task.visibility->common_row) mask_prefix(task, begin, count, scratch.scores, stride);
     weigh(scratch.scores, count, state, vecs, scratch.factor);
     const Rows v = prefix_rows<T>(task, p.v_cache, begin, count, scratch.rows);
-    multiply<true>(v.data, 1, v.stride, scratch.scores, p.head_dim, count, state.sum, stride, vecs, scratch.factor);
+    multiply<true>(v.data, 1, v.stride, scratch.scores, p.head_dim, count, state.sum, stride, vecs, scratch.factor,
+                   rows_ahead<T>(task, p.k_cache, begin + count));
   }
+  const Ahead nothing = {p.k_cache, 0};
   const std::vector<int32_t>& seen = task.visibility->tree_rows;
   const int num_seen = task.with_tree ? static_cast<int>(seen.size()) : 0;
   for (int begin = 0; begin < num_seen; begin += kBlockKeys) {
     const int count = num_seen - begin < kBlockKeys ? num_seen - begin : kBlockKeys;
     const Rows k = tree_rows<T>(task, p.k_cache, seen.data() + begin, count, scratch.rows);
-    multiply<false>(k.data, k.stride, 1, scratch.q, count, p.head_dim, scratch.scores, stride, vecs, nullptr);
+    multiply<false>(k.data, k.stride, 1, scratch.q, count, p.head_dim, scratch.scores, stride, vecs, nullptr, nothing);
     if (p.softcap > 0) cap(p.softcap * kLog2E, scratch.scores, count, stride, vecs);
     mask_tree(task, seen.data() + begin, count, scratch.scores, stride, vecs);
     weigh(scratch.scores, count, state, vecs, scratch.factor);
     const Rows v = tree_rows<T>(task, p.v_cache, seen.data() + begin, count, scratch.rows);
-    multiply<true>(v.data, 1, v.stride, scratch.scores, p.head_dim, count, state.sum, stride, vecs, scratch.factor);
+    multiply<true>(v.data, 1, v.stride, scratch.scores, p.head_dim, count, state.sum, stride, vecs, scratch.factor,
+                   nothing);
   }
 }
 
