@@ -241,39 +241,44 @@ void pack_queries(const AttentionTask& task, float* q, int stride) {
   }
 }
 
+// One block of keys: the tree rows named, or without names the prefix rows from `begin` on.
 template <class T>
-void attend(const AttentionTask& task, const AttentionScratch& scratch, const AttentionState& state) {
+void attend_block(const AttentionTask& task, int32_t begin, const int32_t* names, int count,
+                  const AttentionScratch& scratch, const AttentionState& state) {
   const TreeAttentionParams& p = *task.params;
   const int vecs = (task.num_rows + kLanes - 1) / kLanes, stride = state.stride;
-  pack_queries<T>(task, scratch.q, stride);
-  for (int i = 0; i < stride; ++i) state.largest[i] = -__builtin_inff(), state.total[i] = 0;
-  for (int i = 0; i < stride * p.head_dim; ++i) state.sum[i] = 0;
+  const Ahead nothing = {p.k_cache, 0};
+  const Rows k = names ? tree_rows<T>(task, p.k_cache, names, count, scratch.rows)
+                       : prefix_rows<T>(task, p.k_cache, begin, count, scratch.rows);
+  multiply<false>(k.data, k.stride, 1, scratch.q, count, p.head_dim, scratch.scores, stride, vecs, nullptr,
+                  names ? nothing : rows_ahead<T>(task, p.v_cache, begin));
+  if (p.softcap > 0) cap(p.softcap * kLog2E, scratch.scores, count, stride, vecs);
+  if (names) {
+    mask_tree(task, names, count, scratch.scores, stride, vecs);
+  } else if (begin < task.visibility->common_row) {
+    mask_prefix(task, begin, count, scratch.scores, stride);
+  }
+  weigh(scratch.scores, count, state, vecs, scratch.factor);
+  const Rows v = names ? tree_rows<T>(task, p.v_cache, names, count, scratch.rows)
+                       : prefix_rows<T>(task, p.v_cache, begin, count, scratch.rows);
+  multiply<true>(v.data, 1, v.stride, scratch.scores, p.head_dim, count, state.sum, stride, vecs, scratch.factor,
+                 names ? nothing : rows_ahead<T>(task, p.k_cache, begin + count));
+}
 
+template <class T>
+void attend(const AttentionTask& task, const AttentionScratch& scratch, const AttentionState& state) {
+  pack_queries<T>(task, scratch.q, state.stride);
+  for (int i = 0; i < state.stride; ++i) state.largest[i] = -__builtin_inff(), state.total[i] = 0;
+  for (int i = 0; i < state.stride * task.params->head_dim; ++i) state.sum[i] = 0;
   for (int32_t begin = task.begin; begin < task.end; begin += kBlockKeys) {
     const int count = task.end - begin < kBlockKeys ? task.end - begin : kBlockKeys;
-    const Rows k = prefix_rows<T>(task, p.k_cache, begin, count, scratch.rows);
-    multiply<false>(k.data, k.stride, 1, scratch.q, count, p.head_dim, scratch.scores, stride, vecs, nullptr,
-                    rows_ahead<T>(task, p.v_cache, begin));
-    if (p.softcap > 0) cap(p.softcap * kLog2E, scratch.scores, count, stride, vecs);
-    if (begin < task.visibility->common_row) mask_prefix(task, begin, count, scratch.scores, stride);
-    weigh(scratch.scores, count, state, vecs, scratch.factor);
-    const Rows v = prefix_rows<T>(task, p.v_cache, begin, count, scratch.rows);
-    multiply<true>(v.data, 1, v.stride, scratch.scores, p.head_dim, count, state.sum, stride, vecs, scratch.factor,
-                   rows_ahead<T>(task, p.k_cache, begin + count));
+    attend_block<T>(task, begin, nullptr, count, scratch, state);
   }
-  const Ahead nothing = {p.k_cache, 0};
   const std::vector<int32_t>& seen = task.visibility->tree_rows;
   const int num_seen = task.with_tree ? static_cast<int>(seen.size()) : 0;
   for (int begin = 0; begin < num_seen; begin += kBlockKeys) {
     const int count = num_seen - begin < kBlockKeys ? num_seen - begin : kBlockKeys;
-    const Rows k = tree_rows<T>(task, p.k_cache, seen.data() + begin, count, scratch.rows);
-    multiply<false>(k.data, k.stride, 1, scratch.q, count, p.head_dim, scratch.scores, stride, vecs, nullptr, nothing);
-    if (p.softcap > 0) cap(p.softcap * kLog2E, scratch.scores, count, stride, vecs);
-    mask_tree(task, seen.data() + begin, count, scratch.scores, stride, vecs);
-    weigh(scratch.scores, count, state, vecs, scratch.factor);
-    const Rows v = tree_rows<T>(task, p.v_cache, seen.data() + begin, count, scratch.rows);
-    multiply<true>(v.data, 1, v.stride, scratch.scores, p.head_dim, count, state.sum, stride, vecs, scratch.factor,
-                   nothing);
+    attend_block<T>(task, 0, seen.data() + begin, count, scratch, state);
   }
 }
 
