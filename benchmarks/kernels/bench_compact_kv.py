@@ -40,8 +40,8 @@ PEERS = {
 }
 
 
+@pytest.mark.parametrize("peer", PEERS)  # the last to vary: peers of one size are timed one after the other
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-@pytest.mark.parametrize("peer", PEERS)
 def bench_compact_kv(benchmark: Any, device: torch.device, threads: int, peer: str, geometry: Geometry) -> None:
     """Floor: reads and writes 2 * L * Hkv * D elements an accepted node that is not already in place (3 of 5 here)."""
     _, kv_heads, head_dim = geometry

@@ -61,11 +61,11 @@ def attention_case(
     }
 
 
+@pytest.mark.parametrize("peer", PEERS)  # the last to vary: peers of one size are timed one after the other
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("context", [64, 512, 4096])
 @pytest.mark.parametrize("num_nodes", [1, 8, 30, 64])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-@pytest.mark.parametrize("peer", PEERS)
 def bench_tree_attention(
     benchmark: Any,
     device: torch.device,
