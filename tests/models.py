@@ -131,7 +131,8 @@ def make_target(
                 std = 1.0 if "embed_tokens" in name else (0.35 if "o_proj" in name or "down_proj" in name else 1.0)
                 torch.nn.init.normal_(parameter, std=std * parameter.shape[1] ** -0.5)
         torch.nn.init.normal_(model.get_input_embeddings().weight, std=1.0)
-        torch.nn.init.normal_(model.get_output_embeddings().weight, std=1.0)
+        head = torch.nn.init.normal_(model.get_output_embeddings().weight, std=1.0)
+        head.data[IMAGE_TOKEN : IMAGE_TOKEN + 4] = 0.0  # never written: a text with placeholders cannot be read again
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model.to(dtype)
