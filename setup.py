@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,9 @@ ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 10)
 TORCH_TARGET_VERSION = "0x020a000000000000"  # 2.10: without it the library asks for symbols that 2.10 lacks
 DEFAULT_ARCHS = "8.0;9.0;10.0;12.0+PTX"  # 8.6 and 8.9 run 8.0's code, later cards the PTX
+HOST_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+HOST_FLAGS += ["-fopenmp-simd", "-Wall", "-Wextra", "-DNDEBUG"]
+DEVICE_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 HOST_JOB_BYTES, NVCC_JOB_BYTES = 1 << 30, 5 << 30
 
 
@@ -211,9 +215,7 @@ class BuildLibraries(build_ext):
     def build_extensions(self) -> None:
         torch = find_torch()
         if torch is None:
-            raise SystemExit(
-                f"vispec needs torch {'.'.join(map(str, OLDEST_TORCH))} or later to build: `pip install torch`"
-            )
+            raise SystemExit(f"vispec: found no torch to build against, {torch_requirement()[0]} is needed")
         cuda_sources = [*sorted((ROOT / "csrc/cuda").glob("*.cu")), *(ROOT / "csrc").glob("ops_cuda.cpp")]
         nvcc = find_nvcc()
         output = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout if nvcc else ""
@@ -226,59 +228,64 @@ class BuildLibraries(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         write_if_changed(folder / "build_info.h", build_info(torch, cuda))
         write_if_changed(folder / "build.ninja", self.ninja_file(torch, cuda, cuda_sources if cuda.build else []))
-        cores = len(os.sched_getaffinity(0))
-        jobs = num_jobs(
-            cores, memory_bytes(), NVCC_JOB_BYTES if cuda.build else HOST_JOB_BYTES, os.environ.get("MAX_JOBS")
-        )
-        subprocess.run([sys.executable, "-m", "ninja", "-C", str(folder), f"-j{jobs}"], check=True)
-        built = (
-            f"CUDA operators for {' '.join(cuda.archs)} (nvcc {cuda.version})" if cuda.build else "no CUDA operators"
-        )
-        print(
-            f"vispec: built CPU operators, {built}"
-            + (f": {cuda.reason}" if cuda.reason else "")
-            + f"; headers of torch {torch.version}"
-        )
+        job_bytes = NVCC_JOB_BYTES if cuda.build else HOST_JOB_BYTES
+        jobs = num_jobs(len(os.sched_getaffinity(0)), memory_bytes(), job_bytes, os.environ.get("MAX_JOBS"))
+        if subprocess.run([sys.executable, "-m", "ninja", "-C", str(folder), f"-j{jobs}"]).returncode != 0:
+            raise SystemExit("vispec: the compiler failed, its words are above")
+        print(summary(torch, cuda))
 
     def ninja_file(self, torch: Torch, cuda: Cuda, cuda_sources: list[Path]) -> str:
         """Rules and targets; every path is absolute."""
         import pybind11
 
-        host = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
-        host += ["-fopenmp-simd", "-Wall", "-Wextra", "-DNDEBUG", f"-I{ROOT / 'csrc'}"]
-        ops = [f"-isystem{torch.root}/include", f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
-        info = ["-I.", f"-isystem{pybind11.get_include()}", *(f"-isystem{path}" for path in self.include_dirs)]
-        device = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{ROOT / 'csrc'}"]
+        pybind = [f"-isystem{path}" for path in (pybind11.get_include(), *self.include_dirs)]
         # torch's libraries are loaded RTLD_LOCAL: symbols are found through our own DT_NEEDED, and libtorch.so alone
         # leads to libtorch_cuda.so where there is one. Distributions' linkers drop it without --no-as-needed.
-        link_ops = [f"-L{torch.root}/lib", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-Wl,--as-needed"]
+        link = [f"-L{torch.root}/lib", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-Wl,--as-needed"]
+        compile_ops = [f"-isystem{torch.root}/include", f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
         if cuda_sources:
             includes, libraries = toolkit_flags(cuda.nvcc)
-            ops += includes
-            link_ops += [*libraries, "-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
-        variables = {
-            "cxx": os.environ.get("CXX", "c++"),
-            "nvcc": cuda.nvcc,
-            "host": " ".join([*host, os.environ.get("CXXFLAGS", "")]),
-            "device": " ".join([*device, *gencode_flags(cuda.archs), os.environ.get("NVCCFLAGS", "")]),
-        }
-        lines = [f"{name} = {value}" for name, value in variables.items()]
-        lines += [
+            compile_ops += includes
+            link += [*libraries, "-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
+        lines = [
+            f"host = {joined([*HOST_FLAGS, f'-I{ROOT}/csrc'])} {os.environ.get('CXXFLAGS', '')}",
+            f"device = {joined([*DEVICE_FLAGS, f'-I{ROOT}/csrc', *gencode_flags(cuda.archs)])} "
+            f"{os.environ.get('NVCCFLAGS', '')}",
+            f"cxx = {os.environ.get('CXX', 'c++')}",
+            f"nvcc = {joined([cuda.nvcc])}",
             "rule cxx\n  command = $cxx $host $flags -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
             "rule cu\n  command = $nvcc $device -MD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
             "rule link\n  command = $cxx -shared $in -o $out $flags",
         ]
         for extension in self.extensions:
             is_ops = extension.name.endswith("._ops")
-            sources = [ROOT / source for source in extension.sources] + (cuda_sources if is_ops else [])
             objects = []
-            for source in sources:
+            for source in [ROOT / name for name in extension.sources] + (cuda_sources if is_ops else []):
                 objects.append(f"{source.relative_to(ROOT)}.o")
                 rule = "cu" if source.suffix == ".cu" else "cxx"
-                lines.append(f"build {objects[-1]}: {rule} {source}\n  flags = {' '.join(ops if is_ops else info)}")
+                lines.append(f"build {objects[-1]}: {rule} {escaped(source)}")
+                lines.append(f"  flags = {joined(compile_ops if is_ops else ['-I.', *pybind])}")
             target = Path(self.get_ext_fullpath(extension.name)).resolve()
-            lines.append(f"build {target}: link {' '.join(objects)}\n  flags = {' '.join(link_ops if is_ops else [])}")
+            lines.append(f"build {escaped(target)}: link {' '.join(objects)}")
+            lines.append(f"  flags = {joined(link if is_ops else [])}")
         return "\n".join(lines) + "\n"
+
+
+def joined(flags: list[str]) -> str:
+    """Flags for the shell, in ninja's spelling."""
+    return shlex.join(flags).replace("$", "$$")
+
+
+def escaped(path: Path) -> str:
+    """A path in a build line of ninja."""
+    return re.sub(r"([$ :])", r"$\1", str(path))
+
+
+def summary(torch: Torch, cuda: Cuda) -> str:
+    """One line: what was built, what not, and why."""
+    built = f"CUDA operators for {' '.join(cuda.archs)} (nvcc {cuda.version})" if cuda.build else "no CUDA operators"
+    reason = f" ({cuda.reason})" if cuda.reason else ""
+    return f"vispec: built CPU operators and {built}{reason}, with the headers of torch {torch.version}"
 
 
 def build_info(torch: Torch, cuda: Cuda) -> str:
