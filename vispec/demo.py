@@ -51,15 +51,16 @@ def run(image_path: Path | None, question: str, max_new_tokens: int, threads: in
     Raises:
         argparse.ArgumentError: no image can be read at `image_path`, or the question is not words alone.
     """
-    image = _open_image(image_path or IMAGE)
-    pair = load_pair()
-    try:
-        inputs = pair.inputs(image, question)
-    except ValueError as error:
-        raise argparse.ArgumentError(None, f"--question: {error}") from error
-    _show_image(image_path or IMAGE, image)
-    _show_pair(pair, question, threads)
+    path = image_path or IMAGE
+    image = _open_image(path)
     with _settings(threads):
+        pair = load_pair()
+        try:
+            inputs = pair.inputs(image, question)
+        except ValueError as error:
+            raise argparse.ArgumentError(None, f"--question: {error}") from error
+        _show_image(path, image)
+        _show_pair(pair, question, threads)
         without = partial(pair.model.generate, **inputs)
         with_draft = partial(vispec.generate, pair.model, pair.draft, inputs, tree=TREE)
         for generate in (without, with_draft):
