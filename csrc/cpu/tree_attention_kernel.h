@@ -163,6 +163,38 @@ Rows tree_rows(const AttentionTask& task, const char* cache, const int32_t* rows
   return {scratch, p.head_dim};
 }
 
+// Zeroes the rows that hold an infinity or NaN and notes which; whether there are any.
+inline bool take_out_overflowed(float* rows, int count, int head_dim, bool* overflowed) {
+  bool any = false;
+  for (int n = 0; n < count; ++n) {
+    float* row = rows + n * head_dim;
+    float check = 0;
+    for (int d = 0; d < head_dim; ++d) check += row[d] * 0.0f;
+    overflowed[n] = check != 0;  // also NaN
+    any |= overflowed[n];
+    for (int d = 0; overflowed[n] && d < head_dim; ++d) row[d] = 0;
+  }
+  return any;
+}
+
+// A node that overflowed may reach only those that see it. The others' weight for it is 0, and 0 * inf is NaN, so its V
+// row stayed out of the product; here it is added lane by lane.
+template <class T>
+void add_overflowed(const AttentionTask& task, const int32_t* names, int count, const bool* overflowed,
+                    const float* weights, const AttentionState& state) {
+  const TreeAttentionParams& p = *task.params;
+  for (int n = 0; n < count; ++n) {
+    const int32_t at = p.cache_len[task.seq] + names[n];
+    const T* row = reinterpret_cast<const T*>(p.v_cache + offset(p.cache, task.seq, task.kv_head, at));
+    for (int d = 0; overflowed[n] && d < p.head_dim; ++d) {
+      for (int lane = 0; lane < task.num_rows; ++lane) {
+        const float weight = weights[n * state.stride + lane];
+        if (weight != 0) state.sum[d * state.stride + lane] += weight * to_float(row[d]);
+      }
+    }
+  }
+}
+
 // scores[n, :] = -inf where query i of a lane does not see prefix row begin + n.
 void mask_prefix(const AttentionTask& task, int32_t begin, int count, float* scores, int stride) {
   const int queries = task.params->num_queries;
@@ -261,8 +293,11 @@ void attend_block(const AttentionTask& task, int32_t begin, const int32_t* names
   weigh(scratch.scores, count, state, vecs, scratch.factor);
   const Rows v = names ? tree_rows<T>(task, p.v_cache, names, count, scratch.rows)
                        : prefix_rows<T>(task, p.v_cache, begin, count, scratch.rows);
+  bool overflowed[kBlockKeys];
+  const bool overflow = names && take_out_overflowed(scratch.rows, count, p.head_dim, overflowed);
   multiply<true>(v.data, 1, v.stride, scratch.scores, p.head_dim, count, state.sum, stride, vecs, scratch.factor,
                  names ? nothing : rows_ahead<T>(task, p.k_cache, begin + count));
+  if (overflow) add_overflowed<T>(task, names, count, overflowed, scratch.scores, state);
 }
 
 template <class T>

@@ -193,6 +193,28 @@ def test_queries_with_strided_elements(device: torch.device) -> None:
     assert_same_bits(tree_attention(**case), tree_attention(**case | {"q": case["q"].contiguous()}))
 
 
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_node_that_overflowed_reaches_only_those_that_see_it(
+    device: torch.device, dtype: torch.dtype, value: float
+) -> None:
+    """Drafted tokens may be absurd, and in half precision their K and V infinite; their siblings go on as without."""
+    case = tree_case(device, dtype, (4, 2), prefix=70, num_nodes=40)
+    clean = check(case)
+    node = 9
+    for seq, length in enumerate(case["cache_len"].tolist()):
+        case["k_cache"][seq, :, length + node] = value
+        case["v_cache"][seq, :, length + node, ::3] = value
+    out = tree_attention(**case)
+    reference = tree_attention_reference(**in_float64(case))  # torch's bfloat16 product leaks NaN to the row before
+    sees = (case["ancestors"][..., 0] >> node & 1).bool()
+    assert sees.any(dim=1).all()
+    assert not sees.all(dim=1).any()
+    assert_same_bits(out[~sees], clean[~sees])
+    assert reference[~sees].isfinite().all()
+    assert not out[sees].isfinite().all(dim=-1).any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_half_value_passes_unchanged(device: torch.device, dtype: torch.dtype) -> None:
     """One key: the weight is 1 and the output is V. All 65536 bit patterns."""

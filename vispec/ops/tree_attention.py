@@ -85,15 +85,22 @@ def tree_attention_reference(
         start = 0 if kv_start is None else int(kv_start[seq])
         visible = _visible_rows(ancestors[seq], length - start, sliding_window)[:, : k_cache.shape[2] - start]
         rows = slice(start, start + visible.shape[1])
-        seen = visible.any(dim=0)[:, None]  # NaN times a weight of zero is NaN: rows that nobody sees become zero
-        k, v = (
-            cache[seq, :, rows].masked_fill(~seen, 0).repeat_interleave(group, dim=0) for cache in (k_cache, v_cache)
-        )
+        k, v = (cache[seq, :, rows].repeat_interleave(group, dim=0) for cache in (k_cache, v_cache))
         scores = q[seq] @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         weights = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1).masked_fill(~visible, 0)
-        out[seq] = (weights @ v).transpose(0, 1)
+        out[seq] = _weighted_sum(weights, v, visible).transpose(0, 1)
+    return out
+
+
+def _weighted_sum(weights: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    """`weights @ v`, `[Hq, M, rows]` and `[Hq, rows, D]`; infinite and NaN rows reach only queries that see them."""
+    finite = v.isfinite().all(dim=-1)  # a weight of 0 would not hold them back: 0 * inf is NaN
+    out = weights @ v.masked_fill(~finite[..., None], 0)
+    for row in (~finite.all(dim=0) & visible.any(dim=0)).nonzero()[:, 0].tolist():
+        heads = ~finite[:, row, None, None] & visible[:, row, None]
+        out += torch.where(heads, weights[:, :, row, None] * v[:, row, None], 0)
     return out
 
 
