@@ -18,6 +18,9 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
+torch.set_num_threads(1)  # tiny models gain nothing from more, and on a busy machine threads wait for each other
+
+
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """`torch.set_num_threads` until the end of the test."""
