@@ -99,7 +99,8 @@ class Claims:
     empty: list[str] = field(default_factory=list)  # marks of cells, rows and columns
     filled: list[Place] = field(default_factory=list)  # cells that hold something
     relations: list[tuple[Mention, tuple[int, int], Mention]] = field(default_factory=list)  # first, where, from second
-    extremes: list[Mention] = field(default_factory=list)  # called larger, smallest and so on
+    sized: list[tuple[str, Mention, list[Mention]]] = field(default_factory=list)  # larger or so, what, among which
+    alike: list[tuple[str, list[Mention]]] = field(default_factory=list)  # things that share an attribute
     concluded: list[int] = field(default_factory=list)  # numbers after `so`
     background: str | None = None
     verdict: bool | None = None
@@ -134,7 +135,7 @@ def _mark_relation(match: re.Match[str]) -> str:
 
 def marked_sentences(text: str) -> list[list[list[str]]]:
     """Sentences of clauses of tokens. Cells are marked `@p01`, rows `@r0`, columns `@c1`, relations `@x-1+0`."""
-    marked = _BULLETS.sub(r"\na \1,", text.lower())
+    marked = _BULLETS.sub(r"\na \1,", text.lower().replace("@", " "))
     marked = _TERMS.sub(lambda term: TERM_OF[term[0]], _PLACES.sub(_mark_place, marked))
     marked = _PRONOUNS.sub("it", _RELATIONS.sub(_mark_relation, marked))
     return [[_TOKENS.findall(clause) for clause in _CLAUSES.split(s)] for s in _SENTENCES.split(marked)]

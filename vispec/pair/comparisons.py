@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from vispec.pair.asking import Asked, Turn, choose_form
-from vispec.pair.grammar import axis_words, introduce, is_unique, noun_phrase, refer, relation
+from vispec.pair.grammar import axis_words, beside_words, introduce, is_unique, noun_phrase, refer, relation
 from vispec.pair.remarks import extreme
 from vispec.pair.scenes import Scene, Thing, adjacent, direction
 from vispec.pair.style import Style, join, sentence
@@ -175,7 +175,7 @@ def _ask_how_related(scene: Scene, rng: random.Random, a: Thing, b: Thing) -> Tu
 def _ask_beside(scene: Scene, rng: random.Random, a: Thing, b: Thing) -> Turn:
     form, style = choose_form(rng, WHICH_BESIDE)
     name = refer(style, scene, b)
-    way = f"directly {axis_words(style, direction(a, b)).removesuffix(' than')} {name}"
+    way = f"{beside_words(style, direction(a, b))} {name}"
     answer = style.tell(
         ("{way} [is|sits|lies] {a}, {at}", "{way} there is {a}, {at}", "that is {a}: it [is|lies|sits] {at}, {way}"),
         a=noun_phrase(style, a),

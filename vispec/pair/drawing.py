@@ -45,7 +45,7 @@ OUTLINES: dict[str, Points] = {  # a unit circle around each; scaled so that all
 def vary(colour: Rgb, rng: random.Random, spread: int = 12) -> Rgb:
     """A shade of `colour`: lighter or darker by up to `spread`, the hue nearly the same."""
     light = rng.randint(-spread, spread)
-    r, g, b = (min(255, max(0, c + light + rng.randint(-3, 3))) for c in colour)
+    r, g, b = (min(255, max(0, c + light + rng.randint(-2, 2))) for c in colour)
     return r, g, b
 
 

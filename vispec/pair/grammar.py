@@ -113,6 +113,11 @@ def axis_words(style: Style, axis: tuple[int, int]) -> str:
     return style.pick(f"relation {axis}", RELATION_WORDS[axis])
 
 
+def beside_words(style: Style, axis: tuple[int, int]) -> str:
+    """`directly to the left of`: a direction for things in cells that share an edge."""
+    return "directly " + style.pick(f"beside {axis}", [w for w in RELATION_WORDS[axis] if not w.endswith("than")])
+
+
 def relation(style: Style, of: Thing, to: Thing, name: str) -> str:
     """`above and to the left of the red square`: where `of` lies, seen from `to`, which is called `name`."""
     rows, columns = direction(of, to)

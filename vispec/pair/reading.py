@@ -21,6 +21,16 @@ from vispec.pair.words import (
 GENERIC = frozenset(word for name in (*GENERIC_SHAPES, *GENERIC_EMOJI) for word in (name, plural(name)))
 COUNTABLE = frozenset((*COLOURS, *SIZE_OF, *NOUN_OF, *NOUNS_OF, *GENERIC, "of"))
 COMPARISONS = frozenset((*LARGER, SMALLER, *LARGEST, SMALLEST))
+SAMENESS = (
+    "the same size",
+    "the same colo",
+    " agree",
+    "are alike",
+    "do not differ",
+    "matches",
+    "equals",
+    "no difference",
+)
 SUMMARIES = ("in all", "in total", "in sum", "altogether")
 ALL_ALIKE = ("every one of them is", "every single one of them is", "all of them are", "is the only colo")
 PALETTES = ("palette", "s used", "s seen here", "s that appear", "s in use")
@@ -43,6 +53,8 @@ class SceneReader:
                 self.claims.shared += colours
             else:
                 self._sentence(clauses, any(phrase in words for phrase in SUMMARIES))
+                if any(phrase in words for phrase in SAMENESS) and len(self.named) == 2:
+                    self.claims.alike.append(("size" if "size" in words.split() else "colour", self.named))
 
     def _sentence(self, clauses: list[list[str]], is_summary: bool) -> None:
         self.silent = is_summary  # things are counted here, but were introduced before
@@ -53,13 +65,14 @@ class SceneReader:
         self.line: tuple[int | None, int | None] = (None, None)  # the row or the column that the sentence is about
         self.relation: tuple[Mention | None, tuple[int, int]] | None = None  # waiting for what it is seen from
         self.unplaced: tuple[tuple[int, int], Mention] | None = None  # `above the star ...`, waiting for its thing
-        self.superlative = False  # `the largest of them is ...`, waiting for its thing
+        self.superlative: str | None = None  # `the largest of them is ...`, waiting for its thing
+        self.named: list[Mention] = []  # what the sentence is about
         self.listing_filled = False
         for tokens in clauses:
             self.has_subject = False  # the clause has named a thing, or said `it`
             self.is_empty = not {"empty", "free", "bare", "nothing"}.isdisjoint(tokens)
             self._start_phrase(None)
-            for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+            for token, following in zip(tokens, [*tokens[1:], ""], strict=False):
                 self._token(token, following)
             self._end_denial()
         if self.header is not None and self.header.number is not None:
@@ -88,7 +101,7 @@ class SceneReader:
         elif number is not None:
             self._number(number, following)
         elif token in COMPARISONS:
-            self._comparison()
+            self._comparison(token)
         elif token == "it":
             self._it()
         else:
@@ -192,6 +205,7 @@ class SceneReader:
             thing.add(**self.header.attributes())
         if not (self.silent and thing.introduced):
             self.claims.mentions.append(thing)
+        self.named.append(thing)
         self._name(thing)
 
     def _name(self, thing: Mention) -> None:
@@ -203,9 +217,9 @@ class SceneReader:
         elif self.unplaced is not None:
             self.claims.relations.append((thing, *self.unplaced))
             self.unplaced = None
-        if self.superlative and not thing.introduced:
-            self.claims.extremes.append(thing)
-            self.superlative = False
+        if self.superlative is not None and not thing.introduced:
+            self.claims.sized.append((self.superlative, thing, self.named))
+            self.superlative = None
         self.previous, self.current = self.current, thing
         self.targets, self.has_subject = [thing], True
 
@@ -230,11 +244,11 @@ class SceneReader:
             self.has_subject = True
             self.targets = [self.current] if self.current is not None else []
 
-    def _comparison(self) -> None:
+    def _comparison(self, word: str) -> None:
         if self.has_subject and self.current is not None:
-            self.claims.extremes.append(self.current)
+            self.claims.sized.append((word, self.current, self.named))
         else:
-            self.superlative = True
+            self.superlative = word
 
     def _mark(self, token: str) -> None:
         kind, rest = token[1], token[2:]

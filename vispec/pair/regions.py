@@ -73,7 +73,7 @@ def regions(picture: Picture) -> list[Region]:
 
 
 def patch_words(picture: Picture) -> list[dict[str, str]]:
-    """For each of the 12 x 12 patches, row by row: the background, and the words of what was last drawn at its centre."""
+    """For each of the 12 x 12 patches, row by row: the background and the words of what was drawn at its centre."""
     patches = [{"background": picture.background} for _ in range(GRID * GRID)]
     for region in regions(picture):
         left, top, right, bottom = region.box

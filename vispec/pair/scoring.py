@@ -12,7 +12,7 @@ from vispec.pair.claims import Claims, Mention
 from vispec.pair.documents import Chart, Receipt, Sign, Table, price_text
 from vispec.pair.reading_documents import named_attributes
 from vispec.pair.scenes import Scene, Thing, direction
-from vispec.pair.words import TOTAL
+from vispec.pair.words import LARGER, LARGEST, SIZES, SMALLER, TOTAL
 
 Picture = Scene | Sign | Receipt | Chart | Table
 
@@ -105,6 +105,10 @@ def _score_scene(claims: Claims, scene: Scene, score: Score) -> None:
         score.add("count", len(scene.find(**count.attributes())) == count.number)
     for absent in claims.absent:
         score.add("count", not scene.find(**absent.attributes()))
+    for word, mention, named in claims.sized:
+        score.add("size", _is_sized(scene, word, mention, named))
+    for attribute, named in claims.alike:
+        score.add(attribute, len({getattr(_like(mention, scene)[0], attribute) for mention in named}) == 1)
     for colour in claims.shared:
         score.add("colour", len(scene.find(colour=colour)) == len(scene.things))
     for colour in claims.palette:
@@ -118,6 +122,17 @@ def _score_scene(claims: Claims, scene: Scene, score: Score) -> None:
         score.add("position", any(_lies(axes, direction(of, to)) for of, to in pairs))
     if claims.background is not None:
         score.add("colour", claims.background == scene.background)
+
+
+def _is_sized(scene: Scene, word: str, mention: Mention, named: list[Mention]) -> bool:
+    """Whether a thing is larger (or so) than the other one that the sentence names, or than all others."""
+    sign = 1 if word in (*LARGER, *LARGEST) else -1
+    thing = _like(mention, scene)[0]
+    others = [t for t in scene.things if t is not thing]
+    if word in (*LARGER, SMALLER):
+        others = [t for t in (_like(m, scene)[0] for m in named) if t is not thing]
+    sizes = [SIZES.index(t.size) if t.size else 0 for t in (thing, *others)]
+    return bool(others) and all(sign * sizes[0] > sign * size for size in sizes[1:])
 
 
 def _like(mention: Mention, scene: Scene) -> list[Thing]:
@@ -199,7 +214,7 @@ def _answers(claims: Claims, asked: Asked) -> bool | None:
         checks.append(asked.count in counts)
     elif asked.look is not None:
         size, colour, noun = asked.look
-        named = claims.extremes if claims.extremes and asked.place is None else claims.mentions
+        named = [m for _, m, _ in claims.sized] if claims.sized and asked.place is None else claims.mentions
         checks.append(
             any(
                 m.noun == noun

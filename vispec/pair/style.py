@@ -16,12 +16,14 @@ from itertools import pairwise
 from typing import TypeVar
 
 from vispec.pair.words import (
+    CHART_LABELS,
     GENERIC_EMOJI,
     GENERIC_SHAPES,
     NOUN_WORDS,
     NUMBERS,
     SIZE_WORDS,
     SIZES,
+    TABLE_ROWS,
     plural,
 )
 
@@ -188,7 +190,8 @@ def flow(style: Style, parts: Sequence[str]) -> str:
         if "\n" in before or "\n" in part:
             text += f"\n{part}"
         elif style.chance(often) and not part.startswith(("I ", '"')):
-            text = f"{text[:-1]}; {part[0].lower()}{part[1:]}"
+            first = part.split(" ", 1)[0].rstrip(":,")
+            text = f"{text[:-1]}; {part if first in NAMES else part[0].lower() + part[1:]}"
         else:
             text += f" {part}"
     return text
@@ -208,6 +211,7 @@ def bind(style: Style, clauses: Sequence[str], items: Sequence[str]) -> list[str
     ]
 
 
+NAMES = frozenset((*TABLE_ROWS, *(label for group in CHART_LABELS for label in group if not label.islower())))
 DOUBLE_MARK = re.compile(r",(?=[,.;:?])")
 NEW_SENTENCE = re.compile(r"(?<=[.?!] )[a-z]")
 

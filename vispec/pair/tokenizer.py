@@ -1,4 +1,4 @@
-"""The pair's tokenizer, a byte-level BPE of 4096, and its LLaVA processor: `python -m vispec.pair.tokenizer` trains it.
+"""The pair's tokenizer, a byte-level BPE, and its LLaVA processor: `python -m vispec.pair.tokenizer` trains it.
 
 Training sees the texts of the training split alone and is deterministic: the same number of samples gives the same
 file.
@@ -15,8 +15,9 @@ from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokeni
 from vispec.pair.dataset import make_turns
 from vispec.pair.scenes import IMAGE_SIZE
 
-VOCAB_SIZE = 4096
-NUM_TEXTS = 120_000
+VOCAB_SIZE = 4096  # at most: merging ends earlier, at MIN_COUNT
+MIN_COUNT = 20  # a piece of a made-up name that comes less often is no token: the model could not learn to read it
+NUM_SAMPLES = 120_000
 PATCH_SIZE = 8
 SPECIAL = {
     "pad": "<pad>",
@@ -27,7 +28,7 @@ SPECIAL = {
     "assistant": "<assistant>",
 }
 WORDS = r" ?\d| ?\p{L}+(?:-\p{L}+)*| ?[^\s\p{L}\d]+|\s+"
-TOKENIZER_DIR = Path(__file__).with_name("tokenizer")
+TOKENIZER_DIR = Path(__file__).with_name("vocabulary")
 CHAT_TEMPLATE = """\
 {{ bos_token }}
 {%- for message in messages -%}
@@ -57,7 +58,7 @@ def training_texts(count: int) -> Iterator[str]:
         yield turns[0].answer
 
 
-def train_tokenizer(num_samples: int = NUM_TEXTS, vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
+def train_tokenizer(num_samples: int = NUM_SAMPLES) -> PreTrainedTokenizerFast:
     """Train on the texts of `num_samples` samples. Each digit is a token, as numbers are read digit by digit."""
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
@@ -65,7 +66,8 @@ def train_tokenizer(num_samples: int = NUM_TEXTS, vocab_size: int = VOCAB_SIZE) 
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=VOCAB_SIZE,
+        min_frequency=MIN_COUNT,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=list(SPECIAL.values()),
         show_progress=False,

@@ -142,7 +142,7 @@ def _table_layout(table: Table) -> Layout:
     dx, dy = table.shift
     pitch = 19
     top = (IMAGE_SIZE - pitch * (len(table.rows) + 1)) / 2 + dy
-    first = 31 if len(table.columns) == 2 else 25
+    first = 31 if len(table.columns) == 2 else 28
     width = (94 - first) / len(table.columns)
     bottom = top + pitch * (len(table.rows) + 1)
     boxes = [Box((2, top, 94, bottom), PAPER), Box((2, top, 94, top + pitch), COLOURS[table.head])]
