@@ -84,8 +84,8 @@ NUCLEI = ("A", "E", "I", "O", "U")
 CODAS = ("", "", "", "N", "R", "L", "S", "X", "K", "M")
 
 _ITEMS = """
-apple bread butter cake candy cheese coffee cookie cream eggs fish flour grapes ham honey jam juice lemon melon milk
-nuts oil olives onion pasta peach pear pepper pizza plum rice salad salt soap soup sugar tea tomato water yogurt
+apple bread butter cake candy cheese coffee cookie cream egg fish flour grape ham honey jam juice lemon melon milk
+nut oil olive onion pasta peach pear pepper pizza plum rice salad salt soap soup sugar tea tomato water yogurt
 """
 ITEMS = tuple(_ITEMS.split())
 TOTAL = "total"
