@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from vispec.pair import SHARES, Facts, Score, make_turns, named_attributes, score
 from vispec.pair.asking import Asked
 from vispec.pair.documents import Chart, Receipt, Sign, Table
-from vispec.pair.scenes import Scene, Thing
+from vispec.pair.scenes import Scene, Thing, direction
 
 SCENE = Scene(
     "navy",
@@ -46,6 +47,48 @@ def test_answers_are_true(samples):
     assert min(total.named[kind] for kind in ("size", "colour", "shape", "position", "count", "text", "value")) > 200
     free = {"scene/describe", "emoji/describe", "chart/describe", "table/describe"}  # no one point is asked for
     assert all((answered[kind] == 0) == (kind in free) for kind in SHARES)
+
+
+def truth_of(question, picture, claims):
+    """Yes or no worked out from the question's own words and the picture; None for questions of another form."""
+    asked = named_attributes(question)
+    if isinstance(picture, Sign):
+        return asked.texts[0] in (*picture.lines, " ".join(picture.lines))
+    if not isinstance(picture, Scene):
+        (_, first), (_, second) = claims.values[:2]
+        return float(first) > float(second)
+    if asked.relations:
+        of, axes, to = asked.relations[0]
+        return any(
+            all(said in (0, true) for said, true in zip(axes, direction(a, b), strict=True))
+            for a in picture.find(of.size, of.colour, of.noun)
+            for b in picture.find(to.size, to.colour, to.noun)
+        )
+    if [mention.introduced for mention in asked.mentions] == [True]:
+        thing = asked.mentions[0]
+        return bool(picture.find(thing.size, thing.colour, thing.noun))
+    return None
+
+
+def test_verdicts_follow_from_the_question(samples):
+    checked = Counter()
+    for picture, turn in samples:
+        claims = named_attributes(turn.answer)
+        if turn.asked.verdict is not None:
+            truth = truth_of(turn.question, picture, claims)
+            if truth is not None:
+                assert turn.asked.verdict == truth, (turn, picture)
+                checked[turn.kind, truth] += 1
+        elif turn.asked.label is not None and turn.asked.value is None:
+            numbers = [float(value[-1]) for value in claims.values]
+            best = next(float(value[-1]) for value in claims.values if value[0] == turn.asked.label)
+            assert numbers.count(best) == 1
+            assert best == (min if {"lowest", "least", "cheapest"} & set(re.findall(r"\w+", turn.question)) else max)(
+                numbers
+            )
+            checked["best"] += 1
+    assert min(checked.values()) > 3
+    assert len(checked) == 1 + 2 * 7
 
 
 def test_descriptions_are_complete(samples):
