@@ -105,6 +105,12 @@ def test_device_map_over_several_devices() -> None:
         vispec.generate(model, draft, IDS)
 
 
+def test_device_without_operators() -> None:
+    model = models.make_target("llama").to("meta")
+    with refused(model, NotImplementedError, "model: expected it on cpu", "got meta"):
+        models.make_draft(model)
+
+
 def test_dtype_without_operators() -> None:
     model = models.make_target("llama").double()
     with refused(model, NotImplementedError, "model: expected float32, float16 or bfloat16, got torch.float64"):

@@ -21,6 +21,7 @@ from vispec.tree import Tree
 # config.model_type of models whose verification is tested token for token against their own `generate`
 FAMILIES = ("llama", "llava", "llava_next", "qwen2", "qwen2_5_vl")
 TEXT_MODELS = ("llama", "qwen2", "qwen2_5_vl_text")
+DEVICES = ("cpu",)  # that the operators are built for
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the operators
 
 
@@ -78,6 +79,10 @@ class Target:
             )
         if len(set((getattr(model, "hf_device_map", None) or {"": 0}).values())) > 1:
             raise NotImplementedError("model: expected all weights on one device, got a device map over several")
+        if self.device.type not in DEVICES:
+            raise NotImplementedError(
+                f"model: expected it on {' or '.join(DEVICES)}, which have operators, got {self.device}"
+            )
         if model.dtype not in DTYPES:
             raise NotImplementedError(f"model: expected float32, float16 or bfloat16, got {model.dtype}")
         _check_rotary(self.text_config)
