@@ -158,6 +158,15 @@ def make_draft(model: PreTrainedModel, num_queries: int = 2, seed: int = 0) -> D
     return Draft(draft, model)
 
 
+Pair = tuple[PreTrainedModel, Draft]
+
+
+def make_pair(family: str) -> Pair:
+    """A new target and a draft for it."""
+    model = make_target(family)
+    return model, make_draft(model)
+
+
 def make_prompt(model: PreTrainedModel, layout: str, rng: random.Random, most_text: int = 12) -> dict[str, Tensor]:
     """A random prompt of `LAYOUTS[layout]`: random ids, random pixels, everything `generate` needs."""
     images = LAYOUTS[layout].count("i")

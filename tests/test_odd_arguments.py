@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BatchFeature, GenerationConfig, PreTrainedModel
+from transformers import BatchFeature, GenerationConfig
 from transformers.generation.stopping_criteria import (
     MaxLengthCriteria,
     StoppingCriteria,
@@ -18,14 +18,9 @@ from transformers.generation.stopping_criteria import (
 
 import models
 import vispec
+from models import Pair, make_pair
 
 IDS = torch.arange(3, 12)[None]
-Pair = tuple[PreTrainedModel, vispec.Draft]
-
-
-def make_pair(family: str) -> Pair:
-    model = models.make_target(family)
-    return model, models.make_draft(model)
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
 
 import models
 import vispec
+from models import Pair, make_pair
 from refusal import refused
 
 IDS = torch.tensor([[5, 9, 14, 20]])
-Pair = tuple[PreTrainedModel, vispec.Draft]
-
-
-def make_pair(family: str) -> Pair:
-    model = models.make_target(family)
-    return model, models.make_draft(model)
 
 
 @pytest.fixture(scope="module")
