@@ -195,7 +195,7 @@ class Target:
     @contextmanager
     def _image_lengths_recorded(self, model_kwargs: Mapping[str, Any], record: _Record) -> Iterator[None]:
         """Note how many positions each encoded image takes: from the images that `generate` has already encoded, or
-        by watching the model encode them (transformers before 5.20 or so encodes them inside the forward)."""
+        by watching the model encode them (transformers 5.17 encodes them inside the forward)."""
         encoded = model_kwargs.get("mm_encoder_outputs") or {}
         if encoded.get("image") is not None:
             record.image_lengths += [len(image) for image in encoded["image"].pooler_output]
