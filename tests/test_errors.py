@@ -101,9 +101,10 @@ def test_device_map_over_several_devices() -> None:
 
 
 def test_device_without_operators() -> None:
-    model = models.make_target("llama").to("meta")
+    model, draft = make_pair("llama")
+    model.to("meta")
     with refused(model, NotImplementedError, "model: expected it on cpu", "got meta"):
-        models.make_draft(model)
+        vispec.generate(model, draft, IDS)
 
 
 def test_dtype_without_operators() -> None:

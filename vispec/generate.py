@@ -135,6 +135,7 @@ class _Accelerator:
 
     def __init__(self, model: PreTrainedModel, draft: Draft, tree: TreeConfig) -> None:
         self.target = Target(model)
+        self.target.check_device()
         if not isinstance(draft, Draft):
             raise TypeError(f"draft: expected a draft from vispec.load_draft, got {type(draft).__name__}")
         if not isinstance(tree, TreeConfig):

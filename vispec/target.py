@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,6 +33,14 @@ class Prompt:
     embeds: Tensor  # [B, L, H], what the decoder read: token embeddings and projected image features
     features: Tensor  # [B, L, H], last hidden states, final norm applied
     images: list[list[tuple[int, int]]]  # per sequence, (start, end) of each encoded image, in positions
+
+
+class Reading(NamedTuple):
+    """What the target made of whole texts, for training a draft; fields as in `Prompt`."""
+
+    embeds: Tensor
+    features: Tensor
+    images: list[list[tuple[int, int]]]
 
 
 @dataclass
@@ -79,10 +87,6 @@ class Target:
             )
         if len(set((getattr(model, "hf_device_map", None) or {"": 0}).values())) > 1:
             raise NotImplementedError("model: expected all weights on one device, got a device map over several")
-        if self.device.type not in DEVICES:
-            raise NotImplementedError(
-                f"model: expected it on {' or '.join(DEVICES)}, which have operators, got {self.device}"
-            )
         if model.dtype not in DTYPES:
             raise NotImplementedError(f"model: expected float32, float16 or bfloat16, got {model.dtype}")
         _check_rotary(self.text_config)
@@ -98,6 +102,13 @@ class Target:
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
+
+    def check_device(self) -> None:
+        """Raise a NotImplementedError where the cycle's operators do not run; training needs none of them."""
+        if self.device.type not in DEVICES:
+            raise NotImplementedError(
+                f"model: expected it on {' or '.join(DEVICES)}, which have operators, got {self.device}"
+            )
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids `[...]` to the embeddings `[..., H]` that the decoder reads, by the target's own module."""
@@ -159,6 +170,19 @@ class Target:
             features=torch.cat(record.features, dim=1),
             images=self._image_runs(input_ids, record.image_lengths),
         )
+
+    @torch.no_grad()
+    def read(self, inputs: Mapping[str, Tensor]) -> Reading:
+        """Teacher-forced texts, under the target's own attention and without a cache.
+
+        Args:
+            inputs: what the model's forward takes, `input_ids` int64 `[B, L]` among them, padded on the right.
+        """
+        with self.attached(), _recording() as record, self._image_lengths_recorded(inputs, record):
+            self.model(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
+        ids = inputs["input_ids"]
+        embeds = record.embeds[0] if record.embeds else self.embed(ids)
+        return Reading(embeds, record.features[0], self._image_runs(ids, record.image_lengths))
 
     @contextmanager
     def verification(self) -> Iterator[None]:

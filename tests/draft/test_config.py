@@ -65,9 +65,9 @@ def test_wrong_size(name: str, value: Any) -> None:
         read(**{name: value})
 
 
-@pytest.mark.parametrize("value", [0, -1, True, 2.0, "2", None], ids=repr)
+@pytest.mark.parametrize("value", [-1, True, 2.0, "2", None], ids=repr)
 def test_wrong_number_of_queries(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"^num_queries: expected a positive int"):
+    with pytest.raises(ValueError, match=r"^num_queries: expected a count from 0"):
         DraftConfig(64, 96, 4, 4, 160, num_queries=value)
 
 

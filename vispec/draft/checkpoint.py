@@ -89,11 +89,8 @@ def load_draft(source: str | os.PathLike[str], target: PreTrainedModel) -> Draft
         raise TypeError(f"source: expected a folder or a name on the Hub, got {source!r}")
     config_file, weight_file = _find_files(source)
     fields, tensors = _read_config(config_file), _read_tensors(weight_file)
-    queries = tensors.get(QUERIES)
-    if queries is None or queries.ndim != 3:
-        raise ValueError(f"{QUERIES}: {'missing from' if queries is None else 'not 3-D in'} {weight_file}")
     try:
-        config = DraftConfig.from_dict(fields, num_queries=queries.shape[0])
+        config = DraftConfig.from_dict(fields, _count_queries(tensors, weight_file))
         _check_fit(config, adapter)
     except ValueError as error:
         raise ValueError(f"{config_file}: {error}") from error
@@ -105,6 +102,16 @@ def load_draft(source: str | os.PathLike[str], target: PreTrainedModel) -> Draft
     if embedding is not None:
         _compare_embedding(embedding, target, weight_file)
     return Draft(model, target)
+
+
+def _count_queries(tensors: dict[str, Tensor], file: Path) -> int:
+    """0 for a draft that has nothing of ViSpec's (EAGLE-2's layout)."""
+    if not any(name.startswith(("imadpt.", "img_fc.")) for name in tensors):
+        return 0
+    queries = tensors.get(QUERIES)
+    if queries is None or queries.ndim != 3:
+        raise ValueError(f"{QUERIES}: {'missing from' if queries is None else 'not 3-D in'} {file}")
+    return queries.shape[0]
 
 
 def _check_fit(config: DraftConfig, target: Target) -> None:

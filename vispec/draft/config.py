@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
+_OPTIONAL = ("global_feature", "rms_norm_eps", "rope_theta", "bias", "qkv_bias")
 _MAX_SIZE = 2**31 - 1  # beyond any model; a larger one in a broken file would overflow in torch
 
 # what a ViSpec draft always is; `rope_parameters` is transformers 5's name for theta and scaling in one
@@ -22,7 +23,8 @@ class DraftConfig:
         hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, vocab_size: as in the target's text
             model, though `num_key_value_heads` may differ.
         num_queries: Learned queries of the vision adaptor, `num_q` in files. All but the last become image slots, the
-            last gives the global feature.
+            last gives the global feature. 0: no adaptor, the draft reads every image position (EAGLE-2).
+        global_feature: False: all queries become slots, and text sees the image through them alone.
         rms_norm_eps, rope_theta: as LLaMA; `rope_theta` is 10000 where a file has none.
         bias: Whether `fc` and `img_fc` have one.
         qkv_bias: Whether the q, k and v projections (of the layer and of the adaptor) have one.
@@ -37,6 +39,7 @@ class DraftConfig:
     num_key_value_heads: int
     vocab_size: int
     num_queries: int = 2
+    global_feature: bool = True
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     bias: bool = True
@@ -44,17 +47,19 @@ class DraftConfig:
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, "num_queries"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_SIZE:
-                raise ValueError(f"{name}: expected a positive int, got {value!r}")
+            value, least = getattr(self, name), 0 if name == "num_queries" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MAX_SIZE:
+                raise ValueError(f"{name}: expected a {'positive int' if least else 'count from 0'}, got {value!r}")
         for name in ("rms_norm_eps", "rope_theta"):
             value = getattr(self, name)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_number or not 0 < value <= sys.float_info.max:
                 raise ValueError(f"{name}: expected a positive number, got {value!r}")
-        for name in ("bias", "qkv_bias"):
+        for name in ("global_feature", "bias", "qkv_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: expected true or false, got {getattr(self, name)!r}")
+        if self.global_feature and not self.num_queries:
+            raise ValueError("global_feature: expected false without queries, which it would come from, got True")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"hidden_size: expected a multiple of 2 * num_attention_heads ({self.num_attention_heads}) for rotary "
@@ -73,7 +78,7 @@ class DraftConfig:
     @property
     def num_slots(self) -> int:
         """Slots that stand for one image in the draft's sequence."""
-        return self.num_queries - 1
+        return self.num_queries - self.global_feature
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], num_queries: int) -> DraftConfig:
@@ -81,7 +86,7 @@ class DraftConfig:
 
         Args:
             fields: LLaMA-style fields, as in a released config.json.
-            num_queries: From the checkpoint's `imadpt.q`, since released configs do not hold it.
+            num_queries: From the checkpoint's `imadpt.q`, since released configs do not hold it; 0 where there is none.
 
         Raises:
             ValueError: a field is missing or wrong, or asks for something that a ViSpec draft has not.
@@ -97,7 +102,9 @@ class DraftConfig:
             raise ValueError(f"num_q: {fields['num_q']!r} in the config, but imadpt.q holds {num_queries} queries")
         sizes = {name: fields[name] for name in _SIZES if name in fields}
         sizes.setdefault("num_key_value_heads", fields["num_attention_heads"])
-        optional = {name: fields[name] for name in ("rms_norm_eps", "rope_theta", "bias", "qkv_bias") if name in fields}
+        optional = {name: fields[name] for name in _OPTIONAL if name in fields}
+        if not num_queries:
+            optional.setdefault("global_feature", False)  # EAGLE's files do not speak of it
         config = cls(**sizes, num_queries=num_queries, **optional)
         if fields.get("head_dim") not in (None, config.head_dim):
             raise ValueError(f"head_dim: expected hidden_size / heads = {config.head_dim}, got {fields['head_dim']!r}")
@@ -109,6 +116,7 @@ class DraftConfig:
             **{name: getattr(self, name) for name in _SIZES},
             "num_hidden_layers": 1,
             "num_q": self.num_queries,
+            "global_feature": self.global_feature,
             "hidden_act": "silu",
             "rms_norm_eps": self.rms_norm_eps,
             "rope_theta": self.rope_theta,

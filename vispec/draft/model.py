@@ -20,7 +20,7 @@ class DraftSequence(NamedTuple):
 
     hidden: Tensor  # [n, H]
     positions: Tensor  # int64 [n], with a gap before each image's slots
-    global_feature: Tensor  # [H], of the last image; zeros without one
+    global_feature: Tensor  # [H], of the last image; zeros without one, and in a draft that knows none
 
 
 class VisionAdaptor(nn.Module):
@@ -94,15 +94,17 @@ class DraftLayer(nn.Module):
 class DraftModel(nn.Module):
     """The draft's weights and its three steps: `fuse` inputs, `compress` images, run the layer (`forward`).
 
-    Embedding and LM head are the target's. Parameters are named as in the released checkpoints.
+    Without queries it has no `imadpt`, without a global feature no `img_fc`: without both it is EAGLE-2's draft. Embedding and LM head are the target's. Parameters are named as in the released checkpoints.
     """
 
     def __init__(self, config: DraftConfig) -> None:
         super().__init__()
         self.config = config
         self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=config.bias)
-        self.img_fc = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=config.bias)
-        self.imadpt = VisionAdaptor(config)
+        if config.global_feature:
+            self.img_fc = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=config.bias)
+        if config.num_queries:
+            self.imadpt = VisionAdaptor(config)
         self.layers = nn.ModuleList([DraftLayer(config)])
         self.reset_parameters()
 
@@ -116,16 +118,19 @@ class DraftModel(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initial weights of a new draft: `img_fc` passes the feature through and ignores the global feature."""
-        nn.init.normal_(self.imadpt.q, std=self.config.hidden_size**-0.5)
-        with torch.no_grad():
-            self.img_fc.weight.zero_()
-            self.img_fc.weight[:, : self.config.hidden_size].fill_diagonal_(1.0)
-            if self.img_fc.bias is not None:
-                self.img_fc.bias.zero_()
+        if self.config.num_queries:
+            nn.init.normal_(self.imadpt.q, std=self.config.hidden_size**-0.5)
+        if self.config.global_feature:
+            with torch.no_grad():
+                self.img_fc.weight.zero_()
+                self.img_fc.weight[:, : self.config.hidden_size].fill_diagonal_(1.0)
+                if self.img_fc.bias is not None:
+                    self.img_fc.bias.zero_()
 
     def fuse(self, embeds: Tensor, features: Tensor, global_feature: Tensor) -> Tensor:
         """Layer inputs `[..., H]` from token embeddings and features `[..., H]`; the global feature broadcasts."""
-        features = self.img_fc(torch.cat((features, global_feature.expand_as(features)), dim=-1))
+        if self.config.global_feature:
+            features = self.img_fc(torch.cat((features, global_feature.expand_as(features)), dim=-1))
         return self.fc(torch.cat((embeds, features), dim=-1))
 
     def compress(self, embeds: Tensor, features: Tensor, runs: Sequence[tuple[int, int]]) -> DraftSequence:
@@ -147,7 +152,8 @@ class DraftModel(nn.Module):
         rows: list[Tensor] = []
         kept: list[Tensor] = []
         text_start = 0
-        for start, end in [*((s, e) for s, e in runs if e > s), (length, length)]:
+        images = [(start, end) for start, end in runs if end > start] if self.config.num_queries else []
+        for start, end in [*images, (length, length)]:
             if start > text_start:
                 text = slice(text_start, start)
                 rows.append(self.fuse(embeds[text], features[text], global_feature))
@@ -156,7 +162,7 @@ class DraftModel(nn.Module):
                 compressed = self.imadpt(embeds[None, start:end])[0]
                 rows.append(compressed[:num_slots])
                 kept.append(torch.arange(end - num_slots, end, device=embeds.device).clamp_(min=0))
-                global_feature = compressed[num_slots]
+                global_feature = compressed[num_slots] if self.config.global_feature else global_feature
             text_start = end
         return DraftSequence(torch.cat(rows), torch.cat(kept), global_feature)
 
