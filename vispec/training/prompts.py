@@ -62,8 +62,8 @@ def render_dialogue(
             after = render(processor, messages[: index + 1], ask=False)
             if not (whole.startswith(after) and after.startswith(before)):
                 raise ValueError(
-                    "processor: expected a chat template that only adds text when turns are added, got one that changes "
-                    f"what stood there: up to answer {index} the dialogue ends in {after[-80:]!r}, and not with more turns"
+                    "processor: expected a chat template under which a dialogue only grows at its end, got one that "
+                    f"ends answer {index} in {after[-80:]!r} and writes it otherwise when turns follow"
                 )
             # a line break behind the end of turn is the template's: the target never writes it
             spans.append((len(before), len(before) + len(after[len(before) :].rstrip())))
