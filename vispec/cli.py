@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vispec.info import package_version
+from vispec.pictures import PICTURES
 
-QUESTION = "What is in the picture?"
+DEMO_PACKAGES = ("PIL", "jinja2", "rich")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"vispec.{command}")
     except (ImportError, OSError) as error:
         print(f"vispec {command}: {error}", file=sys.stderr)
-        if getattr(error, "name", None) == "PIL":
-            print('pillow comes with `pip install ".[demo]"`, or `pip install pillow`', file=sys.stderr)
+        if getattr(error, "name", None) in DEMO_PACKAGES:
+            print('`pip install ".[demo]"` brings it', file=sys.stderr)
         return 1
     try:
         code: int = module.run(**options)
@@ -49,15 +50,46 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vispec {package_version('vispec')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", help="answer a question about an image with and without speculation")
-    demo.add_argument("--image", type=Path, dest="image_path", metavar="PATH", help="a picture of yours")
-    demo.add_argument("--question", default=QUESTION, help=f'default: "{QUESTION}"')
-    demo.add_argument("--max-new-tokens", type=_positive, default=64, metavar="N", help="default: 64")
+    _add_demo(commands.add_parser("demo", help="answer a question about an image with and without speculation"))
+    commands.add_parser("info", help="versions, back ends, and what is missing and why")
+    return parser
+
+
+def _add_demo(demo: argparse.ArgumentParser) -> None:
+    names = ", ".join(PICTURES)
+    demo.add_argument(
+        "--image", default=next(iter(PICTURES)), metavar="NAME|PATH", help=f"{names} (default: scene), or your own"
+    )
+    demo.add_argument("--question", help="default: one that suits the picture")
+    demo.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="default: 256")
     demo.add_argument(
         "--threads", type=_positive, default=1, metavar="N", help="default: 1, the fastest for a model this small"
     )
-    commands.add_parser("info", help="versions, back ends, and what is missing and why")
-    return parser
+    demo.add_argument(
+        "--tree",
+        type=_tree,
+        default=(3, 8, 30),
+        metavar="D,K,N",
+        help="depth, children a node, and nodes of what is drafted; default: 3,8,30",
+    )
+    demo.add_argument(
+        "--pair",
+        type=Path,
+        dest="pair_folder",
+        metavar="FOLDER",
+        help="holds target/ and draft/; default: the pair in the package",
+    )
+    demo.add_argument(
+        "--report", type=Path, dest="report_file", metavar="FILE", help="write what is shown there: .html or .png"
+    )
+
+
+def _tree(text: str) -> tuple[int, int, int]:
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"expected three whole numbers D,K,N, got {text!r}")
+    depth, top_k, num_nodes = map(int, numbers)
+    return depth, top_k, num_nodes
 
 
 def _positive(text: str) -> int:
