@@ -74,6 +74,14 @@ def test_broken_operators_are_explained(package_copy: Path) -> None:
     assert re.search(r"\nMissing:\n  .*_ops.abi3.so", run.stdout)
 
 
+def test_missing_package_of_the_demo_is_named(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['rich'] = None; from vispec.cli import main; sys.exit(main(['demo']))"
+    run = run_python(tmp_path, "-c", code)
+    assert run.returncode == 1
+    assert run.stderr.startswith("vispec demo: ")
+    assert run.stderr.endswith('`pip install ".[demo]"` brings it\n')
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"), [(["--version"], "vispec "), (["--help"], "demo"), (["demo", "-h"], "--image")]
 )
