@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"vispec.{command}")
     except (ImportError, OSError) as error:
         print(f"vispec {command}: {error}", file=sys.stderr)
-        if getattr(error, "name", None) in DEMO_PACKAGES:
+        if str(getattr(error, "name", None)).partition(".")[0] in DEMO_PACKAGES:
             print('`pip install ".[demo]"` brings it', file=sys.stderr)
         return 1
     try:

@@ -20,7 +20,7 @@ from vispec.pictures import PICTURES, QUESTION, picture_file
 from vispec.report import Report, Subject, check_report_file, write_report
 
 NOTE = (
-    "The pair was trained from scratch for this package on drawn 96 x 96 pictures of\n"
+    "The pair was trained from scratch for this package on drawn 96 x 96 pictures of "
     f"six families ({', '.join(PICTURES)}): it knows no photos."
 )
 
