@@ -82,15 +82,16 @@ def test_relative_paths_are_made_absolute(
 
 
 def test_llava(tmp_path: Path, pictures: list[Path]) -> None:
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"id": "004", "image": "a.png", "conversations": turns("Describe it briefly.\n<image>", "a cat ")},
         {"id": "005", "image": "a.png", "conversations": turns("<image>\nWhat is it?", "a", "And now?", "b")},
         {"id": "006", "image": "a.png", "conversations": turns("Well?", "a")},
         {"id": "007", "image": ["a.png"], "conversations": turns("<image>")},
     ]
-    del entries[3]["image"]
-    entries[3]["images"] = ["a.png"]
-    requests = read_requests(write_json(tmp_path / "blip.json", entries))
+    path = write_json(tmp_path / "blip.json", entries)
+    requests = read_requests(path)
+    path.write_bytes(b"\xef\xbb\xbf\n" + path.read_bytes())  # as some editors save
+    assert read_requests(path) == requests
     assert [request.key for request in requests] == ["0:004", "1:005", "2:006", "3:007"]
     assert all(request.images == (str(pictures[0]),) for request in requests)
     briefly = user(text("Describe it briefly."), IMAGE)
@@ -160,8 +161,8 @@ def test_limit_counts_what_can_be_used(tmp_path: Path) -> None:
         ([1], "expected a JSON object, got list"),
         ({"prompt": "?", "imgae": "a.png"}, "expected fields among .*prompt, or conversations, got imgae"),
         ({"prompt": "?", "image": "a.png", "images": ["a.png"]}, "expected image or images, got both"),
-        ({"prompt": "?", "image": ["a.png"]}, "expected a path as image"),
-        ({"prompt": "?", "images": "a.png"}, "expected a path as image, or a list of paths as images, got 'a.png'"),
+        ({"prompt": "?", "image": 3}, "expected a path, or a list of paths, as image or images, got 3"),
+        ({"prompt": "?", "images": [["a.png"]]}, "expected a path, or a list of paths, as image or images, got "),
         ({"prompt": "?", "image": "none.png"}, "expected an image at .*none.png, got no file there"),
         ({"prompt": "?", "image": "sub"}, "expected an image at .*sub, got no file there"),
         ({"image": "a.png"}, "expected a text as prompt, got None"),

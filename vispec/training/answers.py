@@ -14,7 +14,14 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from vispec.training.prompts import Processor, UnusableSample, get_tokenizer, open_image, render_dialogue
+from vispec.training.prompts import (
+    Processor,
+    UnusableSample,
+    check_placeholders,
+    get_tokenizer,
+    open_image,
+    render_dialogue,
+)
 from vispec.training.requests import Request, count_images
 from vispec.training.shards import ABOUT, LEFT_OUT, ShardWriter, digest, settle_manifest, shard_path, shard_range
 from vispec.training.writer import Record, Writer, fingerprint
@@ -148,6 +155,7 @@ def _given(processor: Processor, request: Request) -> Record:
         raise UnusableSample("no answer is given")
     text, spans = render_dialogue(processor, request.dialogue)
     images = request.images[: count_images(request.dialogue)]
+    check_placeholders(processor, text, images)
     for path in images:
         open_image(path)
     return {"key": request.key, "text": text, "images": list(images), "spans": [list(span) for span in spans]}
@@ -162,13 +170,14 @@ def _or_left_out(request: Request, make: Callable[[Request], Record]) -> Record:
 
 def _try_first(requests: Sequence[Request], prepare: Callable[[Request], object]) -> None:
     """An error of every request is better told before any of them is written off."""
-    for request in requests[:FIRST_TRIED]:
+    tried = requests[:FIRST_TRIED]
+    for request in tried:
         try:
             prepare(request)
             return
         except UnusableSample as error:
             first = error
-    raise ValueError(f"requests: expected some that work, got none in the first {FIRST_TRIED}: {first}") from first
+    raise ValueError(f"requests: expected some that work, got none in the first {len(tried)}: {first}") from first
 
 
 def _check_numbers(**numbers: int) -> None:

@@ -50,10 +50,9 @@ class _DatasetRows(Sequence[dict[str, Any]]):
         if isinstance(index, slice):
             return [self[row] for row in range(*index.indices(len(self)))]
         row: dict[str, Any] = self.dataset[index]
-        if row.get("image") is not None:
-            row["image"] = self._path(row["image"])
-        if row.get("images") is not None:
-            row["images"] = [self._path(image) for image in row["images"]]
+        for name in row.keys() & {"image", "images"}:
+            value = row[name]
+            row[name] = [self._path(image) for image in value] if isinstance(value, list) else self._path(value)
         return row
 
     def _path(self, image: Any) -> Any:

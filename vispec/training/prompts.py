@@ -77,23 +77,28 @@ def encode_text(processor: Processor, text: str, images: Sequence[str]) -> dict[
         UnusableSample: an image is broken, the processor refuses it, or text and images do not fit.
         OSError: an image cannot be read for other reasons than its content.
     """
+    check_placeholders(processor, text, images)
     pictures = [open_image(path) for path in images]
     options = {"add_special_tokens": adds_special_tokens(processor, text), "return_tensors": "pt"}
     try:
         if isinstance(processor, PreTrainedTokenizerBase):
             inputs = processor(text, **options)
         else:
-            placeholders = text.count(processor.image_token)
-            if placeholders != len(images):
-                raise UnusableSample(
-                    f"{placeholders} times {processor.image_token} in the text of {len(images)} images"
-                )
             inputs = processor(images=pictures or None, text=[text], **options)
-    except UnusableSample:
-        raise
     except ValueError as error:
         raise UnusableSample(f"the processor refuses: {error}") from error
     return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+
+
+def check_placeholders(processor: Processor, text: str, images: Sequence[str]) -> None:
+    """
+    Raises:
+        UnusableSample: rendered `text` has more or fewer places for images than there are `images`.
+    """
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        placeholders = text.count(processor.image_token)
+        if placeholders != len(images):
+            raise UnusableSample(f"{placeholders} times {processor.image_token} in the text of {len(images)} images")
 
 
 def adds_special_tokens(processor: Processor, text: str) -> bool:

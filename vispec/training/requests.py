@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
@@ -76,8 +77,8 @@ def read_requests(
 
     Args:
         source: One of
-            - JSON lines of `{"image": path or "images": [paths], "prompt": text}`, and optional "answer" and "id";
-              images come before the text, or where `<image>` stands in it;
+            - JSON lines of `{"image": path, "prompt": text}`, and optional "answer" and "id"; `"images": [paths]` for
+              several. Images come before the text, or where `<image>` stands in it;
             - a JSON list or JSON lines of dialogues `{"image": path, "conversations": [{"from": "human", "value":
               text}, {"from": "gpt", "value": text}]}` as of LLaVA-Pretrain, or without images as of ShareGPT;
             - a folder of `datasets` (saved by `save_to_disk`, or of files that `load_dataset` reads), or a name on the
@@ -123,7 +124,7 @@ def read_requests(
 
 def _read_file(path: Path) -> Rows:
     """A JSON list, or JSON lines: told apart by the first character."""
-    data = path.read_bytes()
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     if data.lstrip()[:1] == b"[":
         try:
             entries = json.loads(data)
@@ -157,9 +158,10 @@ def _read_row(row: Any, index: int, place: str, folder: Path) -> Request:
 def _find_images(fields: Mapping[str, Any], place: str, folder: Path) -> tuple[str, ...]:
     if "image" in fields and "images" in fields:
         raise ValueError(f"{place}: expected image or images, got both")
-    found = [fields["image"]] if "image" in fields else fields.get("images", [])
-    if not isinstance(found, Sequence) or isinstance(found, str) or not all(isinstance(name, str) for name in found):
-        raise ValueError(f"{place}: expected a path as image, or a list of paths as images, got {found!r}")
+    found = fields.get("image", fields.get("images", []))
+    found = [found] if isinstance(found, str) else found
+    if not isinstance(found, Sequence) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{place}: expected a path, or a list of paths, as image or images, got {found!r}")
     paths = tuple(os.path.abspath(folder / name) for name in found)
     for path in paths:
         if not os.path.isfile(path):

@@ -76,6 +76,7 @@ class Writer:
                 num_return_sequences=1,
                 return_dict_in_generate=False,
                 max_new_tokens=self.max_new_tokens,
+                max_length=None,  # of the model's options: else generate warns about two limits at every batch
                 pad_token_id=self.pad_id,
             )
         new_tokens: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
