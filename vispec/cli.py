@@ -12,8 +12,9 @@ from pathlib import Path
 
 from vispec.info import package_version
 from vispec.pictures import PICTURES
+from vispec.training.options import add_arguments
 
-DEMO_PACKAGES = ("PIL", "jinja2", "rich")
+EXTRAS = {"demo": ("PIL", "jinja2", "rich"), "train": ("PIL", "accelerate", "datasets")}  # packages of a command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"vispec.{command}")
     except (ImportError, OSError) as error:
         print(f"vispec {command}: {error}", file=sys.stderr)
-        if str(getattr(error, "name", None)).partition(".")[0] in DEMO_PACKAGES:
-            print('`pip install ".[demo]"` brings it', file=sys.stderr)
+        if str(getattr(error, "name", None)).partition(".")[0] in EXTRAS.get(command, ()):
+            print(f'`pip install ".[{command}]"` brings it', file=sys.stderr)
         return 1
     try:
         code: int = module.run(**options)
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vispec {package_version('vispec')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands.add_parser("demo", help="answer a question about an image with and without speculation"))
+    add_arguments(commands.add_parser("train", help="train a draft for a target of yours, on its own answers"))
     commands.add_parser("info", help="versions, back ends, and what is missing and why")
     return parser
 

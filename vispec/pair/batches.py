@@ -1,0 +1,135 @@
+"""Training batches of the target, as pure functions of a pool's number: what a killed run had read is read again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from vispec.pair.asking import Turn
+from vispec.pair.dataset import draw, make_turns
+from vispec.pair.regions import GRID, cell_words, patch_words
+from vispec.pair.scenes import Scene
+from vispec.pair.scoring import Picture
+
+NUM_IMAGE_TOKENS = GRID * GRID
+MULTIPLE = 64  # sequences are padded to one of few lengths: a compiled model is compiled for each
+UNLABELLED = -100
+ROLES = {"noun": 2.0, "colour": 1.0, "size": 1.0, "row": 1.0, "column": 1.0, "background": 1.0, "character": 2.0}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Dialogues about pictures, padded on the right.
+
+    Args:
+        pixels: `[B, 3, 96, 96]`, -1 to 1.
+        input_ids, labels: int64 `[B, L]`; labels name the token itself where the model must write it, else -100.
+    """
+
+    pixels: Tensor
+    input_ids: Tensor
+    labels: Tensor
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """`[3, 96, 96]` as the processor makes it of a picture of this size."""
+    return torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1).permute(2, 0, 1)
+
+
+def encode(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """Token ids and labels of a dialogue, as the chat template writes it."""
+    token = tokenizer.convert_tokens_to_ids
+    ids, labels = [tokenizer.bos_token_id], [UNLABELLED]
+    for index, turn in enumerate(turns):
+        image = [token("<image>")] * NUM_IMAGE_TOKENS if index == 0 else []
+        question = tokenizer(turn.question, add_special_tokens=False)["input_ids"]
+        prompt = [token("<user>"), *image, *question, token("<assistant>")]
+        answer = [*tokenizer(turn.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        ids += prompt + answer
+        labels += [UNLABELLED] * len(prompt) + answer
+    return ids, labels
+
+
+def dialogue_batches(
+    pool: int,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    pool_size: int,
+    num_turns: int,
+    tokens: int,
+    shares: Mapping[str, float],
+    split: str = "train",
+) -> Iterator[Batch]:
+    """The pool's pictures with `num_turns` questions each, in batches of about `tokens` positions of like length."""
+    rng = random.Random(f"{seed} pool {pool}")
+    samples = []
+    for index in range(pool * pool_size, (pool + 1) * pool_size):
+        picture, turns, drawing = make_turns(seed, split, index, num_turns, shares)
+        order = rng.sample(turns, len(turns))
+        samples.append((*encode(order, tokenizer), draw(picture, drawing)))
+    samples.sort(key=lambda sample: len(sample[0]))
+    batches = []
+    while samples:
+        longest = -(-len(samples[-1][0]) // MULTIPLE) * MULTIPLE
+        count = max(1, tokens // longest)
+        batches.append((longest, samples[-count:]))
+        del samples[-count:]
+    rng.shuffle(batches)
+    for longest, members in batches:
+        input_ids = torch.full((len(members), longest), tokenizer.pad_token_id)
+        labels = torch.full((len(members), longest), UNLABELLED)
+        for row, (ids, wanted, _) in enumerate(members):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            labels[row, : len(wanted)] = torch.tensor(wanted)
+        yield Batch(torch.stack([to_pixels(image) for *_, image in members]), input_ids, labels)
+
+
+def _words(picture: Picture) -> list[dict[str, str]]:
+    return cell_words(picture) if isinstance(picture, Scene) else patch_words(picture)
+
+
+class PatchWords:
+    """The words of image patches as classes, by role; the classes are those of the first `count` pictures."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, shares: Mapping[str, float], seed: int, count: int = 4000):
+        self.shares, self.seed = shares, seed
+        found: dict[str, set[str]] = {role: set() for role in ROLES}
+        for index in range(count):
+            for words in _words(make_turns(seed, "train", index, 1, shares)[0]):
+                for role in found.keys() & words.keys():
+                    found[role].add(words[role])
+        self.classes = {role: {word: i for i, word in enumerate(sorted(words))} for role, words in found.items()}
+        self.tokens = {
+            role: [
+                tokenizer(word if role == "character" else f" {word}", add_special_tokens=False)["input_ids"]
+                for word in words
+            ]
+            for role, words in self.classes.items()
+        }
+
+    def embeddings(self, weight: Tensor) -> dict[str, Tensor]:
+        """By role `[classes, H]`: the sum of the word's token embeddings, at unit length."""
+        return {
+            role: torch.nn.functional.normalize(torch.stack([weight[ids].sum(0) for ids in tokens]), dim=-1)
+            for role, tokens in self.tokens.items()
+        }
+
+    def batch(self, start: int, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pixels `[size, 3, 96, 96]` and by role the classes int64 `[size, 144]` of pictures from `start` on."""
+        pixels, labels = [], {role: torch.full((size, NUM_IMAGE_TOKENS), UNLABELLED) for role in ROLES}
+        for row in range(size):
+            picture, _, drawing = make_turns(self.seed, "train", start + row, 1, self.shares)
+            pixels.append(to_pixels(draw(picture, drawing)))
+            for patch, words in enumerate(_words(picture)):
+                for role, classes in self.classes.items():
+                    if words.get(role) in classes:
+                        labels[role][row, patch] = classes[words[role]]
+        return torch.stack(pixels), labels
