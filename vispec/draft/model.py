@@ -94,7 +94,8 @@ class DraftLayer(nn.Module):
 class DraftModel(nn.Module):
     """The draft's weights and its three steps: `fuse` inputs, `compress` images, run the layer (`forward`).
 
-    Without queries it has no `imadpt`, without a global feature no `img_fc`: without both it is EAGLE-2's draft. Embedding and LM head are the target's. Parameters are named as in the released checkpoints.
+    Without queries it has no `imadpt`, without a global feature no `img_fc`: without both it is EAGLE-2's draft.
+    Embedding and LM head are the target's. Parameters are named as in the released checkpoints.
     """
 
     def __init__(self, config: DraftConfig) -> None:
