@@ -14,7 +14,7 @@ from vispec.info import package_version
 from vispec.pictures import PICTURES
 from vispec.training.options import add_arguments
 
-EXTRAS = {"demo": ("PIL", "jinja2", "rich"), "train": ("PIL", "accelerate", "datasets")}  # packages of a command
+EXTRAS = {"demo": ("PIL", "jinja2", "rich"), "train": ("PIL", "accelerate", "jinja2")}  # packages of a command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

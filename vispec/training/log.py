@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,9 +25,10 @@ class TrainingLog:
         if self.file is None:
             return
         lines = self.file.read_text().splitlines(keepends=True) if self.file.exists() else []
-        self.file.write_text(
-            "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
-        )
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        partial = self.file.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        os.replace(partial, self.file)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:  # TensorBoard is optional

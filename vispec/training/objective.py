@@ -98,7 +98,7 @@ class DraftLoss(nn.Module):
         return len(counted_indices(sample.is_answer, self.objective.stage)) * (1 + self.objective.multi_token_steps)
 
     def _piece(self, outputs: Tensor, features: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):  # as exact as decoding has them
             target_logits = self.logits(features)
         logits = self.logits(outputs.to(features.dtype))
         if self.objective.stage == "vision":

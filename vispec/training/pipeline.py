@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -21,6 +20,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 from vispec.draft.checkpoint import Draft, load_draft
 from vispec.draft.config import DraftConfig
@@ -29,115 +29,74 @@ from vispec.target import DEVICES, Target
 from vispec.training.answers import write_answers
 from vispec.training.evaluation import agreement, as_text, has_one_answer, num_accepted
 from vispec.training.order import split_samples
-from vispec.training.prompts import UnusableSample
-from vispec.training.readings import FeatureStore, Sample, empty_sample, read_samples_with
-from vispec.training.requests import read_requests
-from vispec.training.samples import EncodedSample, StoredSample, encode_sample, read_samples
+from vispec.training.readings import FeatureStore
+from vispec.training.requests import Request, read_requests
+from vispec.training.samples import EncodedSample, StoredSample, read_samples
 from vispec.training.self_check import check_feeding
-from vispec.training.trainer import StageSettings, Trainer
+from vispec.training.settings import TrainOptions, compare_options, note_options
+from vispec.training.source import SampleSource
+from vispec.training.trainer import ADAPTOR, Trainer
 from vispec.tree import TreeConfig
 
 GIB = 2**30
 CHECKED = 4  # samples of the self-check
+EVAL_TOKENS = 256  # of an answer that is decoded to measure num_accepted: its mean has settled by then
 WAIT = timedelta(days=7)  # for the slowest process while answers are written
-OPTIONS_FILE = "options.json"
-MAY_CHANGE = {"device", "feature_cache", "micro_batch_size", "eval_every", "save_every", "generate_batch_size"}
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """`vispec train`'s options, see its help."""
+class Setup(NamedTuple):
+    """What all stages work with."""
 
-    model: str
-    data: str
-    output: Path
-    image_folder: Path | None = None
-    text_data: str | None = None
-    init: str | None = None
-    limit: int | None = None
-    answers: str = "write"
-    instruction: str | None = None
-    max_new_tokens: int = 1024
-    generate_batch_size: int = 8
-    num_shards: int = 8
-    num_queries: int = 2
-    global_feature: bool = True
-    multi_token_steps: int = 1
-    noise: bool = True
-    epochs: float = 20.0
-    text_epochs: float = 20.0
-    batch_size: int = 8
-    micro_batch_size: int = 8
-    learning_rate: float = 1e-4
-    warm_up: float = 0.05
-    clip_value: float = 0.5
-    max_length: int = 4096
-    dtype: str = "auto"
-    mixed_precision: str = "no"
-    device: str | None = None
-    shard_target: bool = False
-    feature_cache: float = 0.0
-    eval_share: float = 0.05
-    eval_samples: int = 16
-    eval_every: int = 500
-    save_every: int = 200
-    seed: int = 0
-
-    def stage(self, name: str) -> StageSettings:
-        """Settings of stage "text" or "vision"."""
-        return StageSettings(
-            stage=name,
-            epochs=self.text_epochs if name == "text" else self.epochs,
-            multi_token_steps=0 if name == "text" else self.multi_token_steps,
-            batch_size=self.batch_size,
-            micro_batch_size=self.micro_batch_size,
-            learning_rate=self.learning_rate,
-            warm_up=self.warm_up,
-            clip_value=self.clip_value,
-            noise=self.noise,
-            eval_every=self.eval_every,
-            save_every=self.save_every,
-            seed=self.seed,
-        )
-
-
-class SampleSource:
-    """Samples by index, read by the target when they are asked for, or from the store."""
-
-    def __init__(
-        self,
-        target: Target,
-        processor: Any,
-        stored: Sequence[StoredSample],
-        max_length: int,
-        store: FeatureStore | None,
-    ) -> None:
-        self.target, self.processor, self.stored = target, processor, stored
-        self.max_length, self.store = max_length, store
-
-    def encode(self, index: int) -> EncodedSample | None:
-        """The target's inputs for a sample; None, told once, where `max_length` leaves nothing to learn from."""
-        try:
-            return encode_sample(self.processor, self.stored[index], self.max_length)
-        except UnusableSample as reason:
-            warnings.warn(f"sample {self.stored[index].key} and maybe others train nothing: {reason}", stacklevel=2)
-            return None
-
-    def load(self, indices: list[int]) -> list[Sample]:
-        """What the draft is trained on."""
-        device = self.target.device
-        found = {i: self.store.load(i, device) if self.store else None for i in indices}
-        missing = [i for i, sample in found.items() if sample is None]
-        encoded = {i: sample for i in missing if (sample := self.encode(i)) is not None}
-        for i, read in zip(encoded, read_samples_with(self.target, list(encoded.values())), strict=True):
-            found[i] = read
-            if self.store:
-                self.store.save(i, read)
-        return [found[i] or empty_sample(self.target) for i in indices]
+    accelerator: Accelerator
+    target: Target
+    processor: Any
 
 
 def train(options: TrainOptions) -> Path:
-    """Do all that is not done yet in `options.output`; the folder of the finished draft."""
+    """Do all that is not done yet in `options.output`; the folder of the finished draft.
+
+    Raises:
+        ValueError: options or data do not fit, or the folder was begun with others.
+        NotImplementedError: the target is not supported.
+        ImportError: a package is missing that the data needs.
+        OSError: a file or model is not there.
+        RuntimeError: the self-check failed, or another process works in the same folder.
+        FloatingPointError: training broke; the last checkpoint is kept.
+    """
+    requests = {}
+    for name, option, data in (("text", "text_data", options.text_data), ("vision", "data", options.data)):
+        if data:
+            with _blaming(option):
+                requests[name] = read_requests(data, image_folder=options.image_folder, limit=options.limit)
+    options.output.mkdir(parents=True, exist_ok=True)
+    compare_options(options)
+    setup = prepare(options)
+    draft = new_draft(setup.target, options)
+    setup.accelerator.print(_about(setup.target, draft))
+    if setup.accelerator.is_main_process:
+        note_options(options)
+    stored = {name: _samples(name, found, setup, options) for name, found in requests.items()}
+    if options.shard_target:
+        shard_layers(setup.target.model, setup.accelerator)
+    for name, samples in stored.items():
+        source = _source(name, samples, setup, options)
+        run_stage(name, source, setup, draft, options, options.output / name)
+    result = options.output / "draft"
+    if setup.accelerator.is_main_process:
+        Draft(draft, setup.target.model).save_pretrained(result)
+    setup.accelerator.wait_for_everyone()
+    setup.accelerator.print(f"draft: {result}")
+    return result
+
+
+def prepare(options: TrainOptions) -> Setup:
+    """Processes, target and processor.
+
+    Raises:
+        ValueError: the batch cannot be spread over the processes.
+        NotImplementedError: the target is not supported.
+        OSError: no such target.
+    """
     accelerator = Accelerator(
         cpu=options.device == "cpu",
         mixed_precision=options.mixed_precision,
@@ -146,33 +105,49 @@ def train(options: TrainOptions) -> Path:
             InitProcessGroupKwargs(timeout=WAIT),
         ],
     )
-    _check_options(options, accelerator)
-    model, processor = load_target(options.model, options.dtype, accelerator.device)
-    target = Target(model)
-    parts = [("text", options.text_data), ("vision", options.data)]
-    stored = {name: _samples(name, data, model, processor, options, accelerator) for name, data in parts if data}
-    if options.shard_target:
-        shard_layers(model, accelerator)
-    draft = load_draft(options.init, model).model if options.init else DraftModel(new_config(target, options))
-    draft = draft.to(device=accelerator.device, dtype=torch.float32)
-    for name in stored:
-        _run_stage(name, stored[name], target, processor, draft, options, accelerator)
-    result = options.output / "draft"
-    if accelerator.is_main_process:
-        Draft(draft, model).save_pretrained(result)
-    accelerator.wait_for_everyone()
-    accelerator.print(f"draft: {result}")
-    return result
+    if options.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"batch_size: expected a multiple of the {accelerator.num_processes} processes, got {options.batch_size}"
+        )
+    with _blaming("model"):
+        model, processor = load_target(options.model, options.dtype, accelerator.device)
+    return Setup(accelerator, Target(model), processor)
 
 
 def load_target(name: str, dtype: str, device: torch.device) -> tuple[PreTrainedModel, Any]:
     """A model and what makes its inputs: a processor, or a tokenizer where the model reads text alone."""
-    config = AutoConfig.from_pretrained(name)
-    reads_images = hasattr(config, "vision_config")
-    kind = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
-    model = kind.from_pretrained(name, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
-    processor = (AutoProcessor if reads_images else AutoTokenizer).from_pretrained(name)
+    with _quiet(has_bars=not os.path.isdir(name)):
+        config = AutoConfig.from_pretrained(name)
+        reads_images = hasattr(config, "vision_config")
+        kind = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+        model = kind.from_pretrained(name, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+        processor = (AutoProcessor if reads_images else AutoTokenizer).from_pretrained(name)
     return model.to(device).eval().requires_grad_(False), processor
+
+
+def new_draft(target: Target, options: TrainOptions) -> DraftModel:
+    """The draft before training, in fp32: new weights, or those of `options.init`.
+
+    An image adaptor is taken over where it is of the asked kind, and is new otherwise: a draft that knows text may
+    learn images in any way.
+
+    Raises:
+        ValueError, OSError: no draft for this target at `options.init`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        draft = DraftModel(new_config(target, options))
+    if options.init:
+        weights = load_draft(options.init, target.model).model.state_dict()
+        own = draft.state_dict()
+        missing = [name for name, new in own.items() if name not in weights or weights[name].shape != new.shape]
+        for name in missing:
+            if not name.startswith(ADAPTOR):
+                raise ValueError(f"init: expected {name} of shape {list(own[name].shape)} in {options.init}")
+        for name, tensor in own.items():
+            if not (missing and name.startswith(ADAPTOR)):
+                tensor.copy_(weights[name])
+    return draft.to(device=target.device, dtype=torch.float32)
 
 
 def new_config(target: Target, options: TrainOptions) -> DraftConfig:
@@ -203,33 +178,67 @@ def shard_layers(model: PreTrainedModel, accelerator: Accelerator) -> None:
         fully_shard(layer, mesh=mesh)
 
 
-def _check_options(options: TrainOptions, accelerator: Accelerator) -> None:
-    """Settings of an earlier run in the same folder must be the same: their results would be mixed."""
-    if options.shard_target and options.feature_cache:
-        raise ValueError("feature_cache: expected 0 with shard_target, whose processes must read every batch together")
-    options.output.mkdir(parents=True, exist_ok=True)
-    file = options.output / OPTIONS_FILE
-    ours = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
-    if file.exists():
-        theirs = json.loads(file.read_text())
-        for name in ours.keys() - MAY_CHANGE:
-            if theirs.get(name) != ours[name]:
-                raise ValueError(
-                    f"{name}: the run in {options.output} was started with {theirs.get(name)}, got {ours[name]}"
-                )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        file.write_text(json.dumps(ours, indent=2) + "\n")
+def run_stage(
+    name: str, source: SampleSource, setup: Setup, draft: DraftModel, options: TrainOptions, folder: Path
+) -> None:
+    """Train `draft` in place, from where the checkpoint in `folder` is on.
+
+    Raises:
+        ValueError: nothing to train on, or a checkpoint of other settings.
+        RuntimeError: training and decoding would feed the draft differently.
+    """
+    accelerator, target = setup.accelerator, setup.target
+    train_indices, held_out = split_samples([sample.key for sample in source.stored], options.eval_share)
+    if not train_indices:
+        raise ValueError(f"data: expected samples to train on, got none of {len(source.stored)} in stage {name}")
+    measured = held_out[: options.eval_samples]
+    encoded = [source.encode(i) for i in measured or train_indices[:CHECKED]]
+    single = [sample for sample in encoded if sample is not None and has_one_answer(sample)]
+    can_decode = target.device.type in DEVICES and not options.shard_target
+    evaluate = partial(_evaluate, setup, source, measured, single if can_decode and measured else [], name, options)
+    trainer = Trainer(accelerator, target, draft, source.load, train_indices, evaluate, options.stage(name), folder)
+    accelerator.print(
+        f"{name}: {len(train_indices)} samples to train on, {len(held_out)} held out; step {trainer.step} of "
+        f"{trainer.steps}"
+    )
+    if trainer.step == trainer.steps:
+        return
+    if not can_decode:
+        accelerator.print(
+            f"{name}: no self-check and no num_accepted, they need the whole target on {' or '.join(DEVICES)}"
+        )
+    elif single[:CHECKED]:
+        difference = check_feeding(target, draft, single[:CHECKED])
+        accelerator.print(f"{name}: decoding feeds the draft what training does (differences <= {difference:.1g})")
+    trainer.run()
+    if trainer.last_evaluation:
+        accelerator.print(f"{name}: {as_text(trainer.last_evaluation)}")
 
 
-def _samples(
-    name: str, data: str, model: PreTrainedModel, processor: Any, options: TrainOptions, accelerator: Accelerator
-) -> Sequence[StoredSample]:
-    folder = options.output / f"{name}_answers"
+def _evaluate(
+    setup: Setup,
+    source: SampleSource,
+    held_out: list[int],
+    single: Sequence[EncodedSample],
+    stage: str,
+    options: TrainOptions,
+    draft: DraftModel,
+) -> dict[str, float]:
+    """Measures, on the main process; a target in parts is run by all."""
+    if not (setup.accelerator.is_main_process or options.shard_target):
+        return {}
+    values = agreement(setup.target, draft, source.load, held_out, stage) if held_out else {}
+    if single:
+        values |= num_accepted(setup.target, draft, single, TreeConfig(), min(options.max_new_tokens, EVAL_TOKENS))
+    return values
+
+
+def _samples(name: str, requests: Sequence[Request], setup: Setup, options: TrainOptions) -> Sequence[StoredSample]:
+    accelerator, folder = setup.accelerator, options.output / f"{name}_answers"
     write_answers(
-        model,
-        processor,
-        read_requests(data, image_folder=options.image_folder, limit=options.limit),
+        setup.target.model,
+        setup.processor,
+        requests,
         folder,
         **({} if options.instruction is None else {"instruction": options.instruction}),
         generate=name == "vision" and options.answers == "write",
@@ -243,50 +252,41 @@ def _samples(
     return read_samples(folder)
 
 
-def _run_stage(
-    name: str,
-    stored: Sequence[StoredSample],
-    target: Target,
-    processor: Any,
-    draft: DraftModel,
-    options: TrainOptions,
-    accelerator: Accelerator,
-) -> None:
+def _source(name: str, stored: Sequence[StoredSample], setup: Setup, options: TrainOptions) -> SampleSource:
     limit = int(options.feature_cache * GIB)
-    store = FeatureStore(options.output / f"{name}_features", limit) if limit else None
-    source = SampleSource(target, processor, stored, options.max_length, store)
-    train_indices, held_out = split_samples([sample.key for sample in stored], options.eval_share)
-    if not train_indices:
-        raise ValueError(f"data: expected samples to train on, got none of {len(stored)} in stage {name}")
-    encoded = [source.encode(i) for i in (held_out or train_indices)[: options.eval_samples]]
-    single = [sample for sample in encoded if sample is not None and has_one_answer(sample)]
-    if accelerator.device.type in DEVICES and not options.shard_target:
-        difference = check_feeding(target, draft, single[:CHECKED])
-        accelerator.print(f"self-check: decoding feeds the draft what training does, differences <= {difference:.1g}")
-    else:
-        single = []
-        accelerator.print(
-            f"num_accepted and the self-check need the whole target on {' or '.join(DEVICES)}: left out here"
-        )
-    evaluate = partial(_evaluate, target, source, held_out[: options.eval_samples], single, name, options)
-    trainer = Trainer(
-        accelerator, target, draft, source.load, train_indices, evaluate, options.stage(name), options.output / name
-    )
-    trainer.run()
-    if trainer.last_evaluation:
-        accelerator.print(f"{name}: {as_text(trainer.last_evaluation)}")
+    folder = options.output / f"{name}_features"
+    store = FeatureStore(folder, limit, setup.accelerator.num_processes) if limit else None
+    together = setup.accelerator if options.shard_target else None
+    return SampleSource(setup.target, setup.processor, stored, options.max_length, store, together)
 
 
-def _evaluate(
-    target: Target,
-    source: SampleSource,
-    held_out: list[int],
-    single: Sequence[EncodedSample],
-    stage: str,
-    options: TrainOptions,
-    draft: DraftModel,
-) -> dict[str, float]:
-    values = agreement(target, draft, source.load, held_out, stage) if held_out else {}
-    if single:
-        values |= num_accepted(target, draft, single, TreeConfig(), options.max_new_tokens)
-    return values
+def _about(target: Target, draft: DraftModel) -> str:
+    sizes = [sum(p.numel() for p in module.parameters()) / 1e6 for module in (target.model, draft)]
+    name, dtype = type(target.model).__name__, str(target.dtype).removeprefix("torch.")
+    return f"target: {name}, {sizes[0]:.1f}M parameters, {dtype} on {target.device}; draft: {sizes[1]:.1f}M"
+
+
+@contextmanager
+def _blaming(option: str) -> Iterator[None]:
+    """What is wrong in here is wrong with the value of `option`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{option}: {str(error).removeprefix('source: ')}") from error
+    except OSError as error:
+        raise OSError(f"{option}: {error}") from error
+
+
+@contextmanager
+def _quiet(has_bars: bool) -> Iterator[None]:
+    """Without transformers' advice, and without its bars where a model only comes from the disk."""
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not has_bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before[0])
+        if before[1]:
+            logging.enable_progress_bar()

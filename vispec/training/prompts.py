@@ -141,8 +141,8 @@ def cut_tokens(inputs: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
     return {**inputs, **{name: inputs[name][:, :length] for name in _per_token(inputs)}}
 
 
-def pad_left(batch: Sequence[Mapping[str, Tensor]], pad_id: int) -> dict[str, Tensor]:
-    """Inputs of single prompts as one batch `[B, L]`, each at its right end; images one after the other.
+def pad_batch(batch: Sequence[Mapping[str, Tensor]], side: str, pad_id: int = 0) -> dict[str, Tensor]:
+    """Inputs of single texts as one batch `[B, L]`, padded on the `side` "left" or "right"; images one after the other.
 
     Pixels of images in different numbers of tiles are padded with zeros, as LLaVA-NeXT's processor does.
     """
@@ -152,7 +152,9 @@ def pad_left(batch: Sequence[Mapping[str, Tensor]], pad_id: int) -> dict[str, Te
         per_token = _per_token(inputs)
         for name, value in inputs.items():
             if name in per_token:
-                value = F.pad(value, (longest - value.shape[1], 0), value=pad_id if name == "input_ids" else 0)
+                missing = longest - value.shape[1]
+                padding = (missing, 0) if side == "left" else (0, missing)
+                value = F.pad(value, padding, value=pad_id if name == "input_ids" else 0)
             joined.setdefault(name, []).append(value)
     return {name: _stack(values) for name, values in joined.items()}
 

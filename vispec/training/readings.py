@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vispec.target import Target
+from vispec.training.prompts import pad_batch
 from vispec.training.samples import EncodedSample
 
 
@@ -38,40 +38,11 @@ class Sample:
         return [(max(start - 1, 0), end - 1) for start, end in self.images]
 
 
-def pad_together(inputs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """One batch of forward's inputs from several of batch 1: texts padded on the right, images stacked.
-
-    Raises:
-        ValueError: the samples have other inputs, so that one forward cannot take them together.
-    """
-    names = inputs[0].keys()
-    longest = max(sample["input_ids"].shape[1] for sample in inputs)
-    batch = {}
-    for name in names:
-        if any(sample.keys() != names for sample in inputs):
-            raise ValueError(f"inputs: expected {sorted(names)} in every sample of a batch, got others")
-        tensors = [sample[name] for sample in inputs]
-        lengths = [sample["input_ids"].shape[1] for sample in inputs]
-        if all(t.ndim == 2 and t.shape == (1, length) for t, length in zip(tensors, lengths, strict=True)):
-            batch[name] = torch.cat([F.pad(t, (0, longest - t.shape[1])) for t in tensors])
-        else:  # images: what differs in size (tiles) is filled with zeros, as the processors do
-            sizes = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
-            fill = [
-                [n for size, own in zip(sizes[::-1], t.shape[:0:-1], strict=True) for n in (0, size - own)]
-                for t in tensors
-            ]
-            batch[name] = torch.cat([F.pad(t, pad) for t, pad in zip(tensors, fill, strict=True)])
-    return batch
-
-
 def read_samples_with(target: Target, samples: Sequence[EncodedSample]) -> list[Sample]:
     """One forward of the target over all samples that have the same inputs (images or none)."""
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for index, sample in enumerate(samples):
-        groups.setdefault(tuple(sample.inputs), []).append(index)
     results: dict[int, Sample] = {}
-    for members in groups.values():
-        inputs = {k: v.to(target.device) for k, v in pad_together([samples[i].inputs for i in members]).items()}
+    for members in _groups(samples):
+        inputs = {k: v.to(target.device) for k, v in pad_batch([samples[i].inputs for i in members], "right").items()}
         inputs = {k: v.to(target.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         reading = target.read(inputs)
         for row, index in enumerate(members):
@@ -83,6 +54,19 @@ def read_samples_with(target: Target, samples: Sequence[EncodedSample]) -> list[
                 samples[index].is_answer.to(target.device),
             )
     return [results[index] for index in range(len(samples))]
+
+
+def count_forwards(samples: Sequence[EncodedSample]) -> int:
+    """How often `read_samples_with` runs the target."""
+    return len(_groups(samples))
+
+
+def _groups(samples: Sequence[EncodedSample]) -> list[list[int]]:
+    """Indices of samples that one forward can take: all of them with images, or none."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, sample in enumerate(samples):
+        groups.setdefault(tuple(sample.inputs), []).append(index)
+    return list(groups.values())
 
 
 def empty_sample(target: Target) -> Sample:
@@ -97,14 +81,15 @@ class FeatureStore:
     Args:
         folder: of this target's and these samples' files.
         limit: bytes; once reached nothing more is written.
+        num_writers: processes that write there at the same time; each takes its part of the room.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+    def __init__(self, folder: Path, limit: int, num_writers: int = 1) -> None:
+        self.folder, self.limit = folder, limit // num_writers
         folder.mkdir(parents=True, exist_ok=True)
         for torn in folder.glob("*.partial"):
             torn.unlink()
-        self.used = sum(file.stat().st_size for file in folder.iterdir())
+        self.used = sum(file.stat().st_size for file in folder.iterdir()) // num_writers
 
     def load(self, index: int, device: torch.device) -> Sample | None:
         """The reading of sample `index`, if it is stored."""

@@ -30,6 +30,10 @@ TOKENS = 12
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}  # of outputs of unit size: rounding
 
 
+class FeedingError(RuntimeError):
+    """Training would feed the draft otherwise than decoding does."""
+
+
 class _Observed(ViSpecDrafter):
     """The real drafter; keeps its output at the last index of each step."""
 
@@ -60,7 +64,7 @@ def check_feeding(target: Target, model: DraftModel, samples: Sequence[EncodedSa
         The largest relative difference.
 
     Raises:
-        RuntimeError: they differ by more than rounding; names the first index.
+        FeedingError: they differ by more than rounding; names the first index.
     """
     draft = _ObservedDraft(copy.deepcopy(model), target.model)
     largest = 0.0
@@ -76,7 +80,7 @@ def check_feeding(target: Target, model: DraftModel, samples: Sequence[EncodedSa
             difference = float((output - expected).norm() / expected.norm().clamp(min=1e-6))
             largest = max(largest, difference)
             if not difference <= TOLERANCE[target.dtype]:
-                raise RuntimeError(
+                raise FeedingError(
                     f"self-check: at draft index {index} (the prompt has {prompt_length} positions) decoding and "
                     f"training give outputs that differ by {difference:.2g} of their size, at most "
                     f"{TOLERANCE[target.dtype]} is rounding; {type(target.model).__name__} feeds a draft otherwise in "

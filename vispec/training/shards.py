@@ -74,6 +74,10 @@ def settle_manifest(folder: Path, settings: Mapping[str, Any], rank: int) -> Non
         raise ValueError(f"folder: expected a new one or the settings that {folder} was begun with: {told}")
 
 
+class FolderInUse(RuntimeError):
+    """Two processes would write the same shard."""
+
+
 class ShardWriter:
     """One shard, a line a request, appended batch by batch. What a kill left of a batch is cut off when it is opened.
 
@@ -97,7 +101,7 @@ class ShardWriter:
             self._recover()
         except BlockingIOError as error:
             self._file.close()
-            raise RuntimeError(f"{path}: another process is writing it") from error
+            raise FolderInUse(f"{path}: another process is writing it") from error
         except BaseException:
             self._file.close()
             raise

@@ -70,7 +70,7 @@ class Trainer:
         model: the draft, trained in place, in fp32.
         load: samples by their indices.
         indices: samples to train on.
-        evaluate: measures of the draft, taken now and then by the main process.
+        evaluate: measures of the draft, taken now and then; called in every process, the main one's count.
         folder: of checkpoint and log.
 
     Raises:
@@ -116,7 +116,12 @@ class Trainer:
         """
         settings = self.settings
         progress = tqdm(
-            total=self.steps, initial=self.step, desc=settings.stage, disable=not self.accelerator.is_main_process
+            total=self.steps,
+            initial=self.step,  # earlier runs say nothing about the time left
+            desc=settings.stage,
+            unit="step",
+            mininterval=0.5,
+            disable=not self.accelerator.is_main_process,
         )
         while self.step < self.steps:
             values = self._train_step()
@@ -164,7 +169,8 @@ class Trainer:
         """Counted indices times passes in the whole batch, of all processes."""
         module = self.accelerator.unwrap_model(self.loss)
         count = sum(module.count(sample) for samples in micro_batches for sample in samples)
-        return float(self.accelerator.reduce(torch.tensor(float(count), device=self.accelerator.device), "sum"))
+        total = self.accelerator.reduce(torch.tensor(float(count), device=self.accelerator.device), "sum")
+        return max(1.0, float(total))  # a batch may hold nothing to learn from
 
     def _means(self, sums: Mapping[str, Tensor], total: float) -> dict[str, float]:
         names = sorted(sums)
@@ -186,7 +192,7 @@ class Trainer:
             )
 
     def _evaluate(self) -> dict[str, float]:
-        values = self.evaluate(self.model) if self.accelerator.is_main_process else {}
+        values = self.evaluate(self.model)
         self.accelerator.wait_for_everyone()
         self.model.train()
         self.last_evaluation = values

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vispec.training.prompts import Processor, UnusableSample, encode_text, get_tokenizer, pad_left, render
+from vispec.training.prompts import Processor, UnusableSample, encode_text, get_tokenizer, pad_batch, render
 from vispec.training.requests import Message, Request, count_images
 from vispec.training.shards import LEFT_OUT, digest
 
@@ -66,7 +66,7 @@ class Writer:
         model = self.model
         inputs = {
             name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-            for name, value in pad_left(batch, self.pad_id).items()
+            for name, value in pad_batch(batch, "left", self.pad_id).items()
         }
         with _eval_mode(model):
             output = model.generate(
