@@ -1,4 +1,4 @@
-"""Trains a tiny draft in a process of its own: `train_tiny.py FOLDER [--shard-target]`, alone or under torchrun."""
+"""Trains a tiny draft under torchrun: `train_tiny.py FOLDER` writes FOLDER/ddp and then FOLDER/fsdp."""
 
 from __future__ import annotations
 
@@ -13,14 +13,24 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import models
 from training_samples import LAYOUTS, written_samples
+from vispec.draft.model import DraftModel
 from vispec.target import Target
+from vispec.training.evaluation import agreement
 from vispec.training.pipeline import shard_layers
-from vispec.training.readings import read_samples_with
+from vispec.training.samples import EncodedSample
+from vispec.training.source import SampleSource
 from vispec.training.trainer import StageSettings, Trainer
 
 
-def main(folder: Path, shard_target: bool) -> None:
-    torch.set_num_threads(1)
+class MadeSource(SampleSource):
+    """Samples that no folder holds."""
+
+    def encode(self, index: int) -> EncodedSample:
+        return self.stored[index]
+
+
+def train_tiny(folder: Path, shard_target: bool = False) -> None:
+    """From the same samples and the same weights every time, in one process or several."""
     accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     model = models.make_target("llava")
     draft = copy.deepcopy(models.make_draft(model).model).requires_grad_(True)
@@ -28,18 +38,16 @@ def main(folder: Path, shard_target: bool) -> None:
     if shard_target:
         shard_layers(model, accelerator)
     target = Target(model)
-    settings = StageSettings(epochs=6, batch_size=4, micro_batch_size=2, learning_rate=1e-3, save_every=2)
-    Trainer(
-        accelerator,
-        target,
-        draft,
-        lambda indices: read_samples_with(target, [samples[i] for i in indices]),
-        list(range(len(samples))),
-        lambda draft: {},
-        settings,
-        folder,
-    ).run()
+    source = MadeSource(target, None, samples, 4096, together=accelerator if shard_target else None)
+
+    def evaluate(draft: DraftModel) -> dict[str, float]:
+        return agreement(target, draft, source.load, [0, 1], "vision")
+
+    settings = StageSettings(epochs=6, batch_size=4, micro_batch_size=2, learning_rate=1e-3, save_every=2, eval_every=5)
+    Trainer(accelerator, target, draft, source.load, list(range(len(samples))), evaluate, settings, folder).run()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "--shard-target" in sys.argv)
+    torch.set_num_threads(1)
+    train_tiny(Path(sys.argv[1]) / "ddp")
+    train_tiny(Path(sys.argv[1]) / "fsdp", shard_target=True)
