@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from vispec.pair.asking import Turn
+from vispec.pair.chat import UNLABELLED, Chat
 from vispec.pair.dataset import draw, make_turns
 from vispec.pair.regions import GRID, cell_words, patch_words
 from vispec.pair.scenes import Scene
@@ -20,7 +20,6 @@ from vispec.pair.scoring import Picture
 
 NUM_IMAGE_TOKENS = GRID * GRID
 MULTIPLE = 64  # sequences are padded to one of few lengths: a compiled model is compiled for each
-UNLABELLED = -100
 ROLES = {"noun": 2.0, "colour": 1.0, "size": 1.0, "row": 1.0, "column": 1.0, "background": 1.0, "character": 2.0}
 
 
@@ -43,23 +42,9 @@ def to_pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1).permute(2, 0, 1)
 
 
-def encode(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Token ids and labels of a dialogue, as the chat template writes it."""
-    token = tokenizer.convert_tokens_to_ids
-    ids, labels = [tokenizer.bos_token_id], [UNLABELLED]
-    for index, turn in enumerate(turns):
-        image = [token("<image>")] * NUM_IMAGE_TOKENS if index == 0 else []
-        question = tokenizer(turn.question, add_special_tokens=False)["input_ids"]
-        prompt = [token("<user>"), *image, *question, token("<assistant>")]
-        answer = [*tokenizer(turn.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        ids += prompt + answer
-        labels += [UNLABELLED] * len(prompt) + answer
-    return ids, labels
-
-
 def dialogue_batches(
     pool: int,
-    tokenizer: PreTrainedTokenizerFast,
+    chat: Chat,
     *,
     seed: int,
     pool_size: int,
@@ -74,7 +59,7 @@ def dialogue_batches(
     for index in range(pool * pool_size, (pool + 1) * pool_size):
         picture, turns, drawing = make_turns(seed, split, index, num_turns, shares)
         order = rng.sample(turns, len(turns))
-        samples.append((*encode(order, tokenizer), draw(picture, drawing)))
+        samples.append((*chat.encode(order), draw(picture, drawing)))
     samples.sort(key=lambda sample: len(sample[0]))
     batches = []
     while samples:
@@ -84,7 +69,7 @@ def dialogue_batches(
         del samples[-count:]
     rng.shuffle(batches)
     for longest, members in batches:
-        input_ids = torch.full((len(members), longest), tokenizer.pad_token_id)
+        input_ids = torch.full((len(members), longest), chat.tokenizer.pad_token_id)
         labels = torch.full((len(members), longest), UNLABELLED)
         for row, (ids, wanted, _) in enumerate(members):
             input_ids[row, : len(ids)] = torch.tensor(ids)

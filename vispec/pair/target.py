@@ -25,9 +25,9 @@ NEW_LAYERS = 3  # behind each layer when the model grows
 OUTPUT_PROJECTIONS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 
-def make_config(tokenizer: PreTrainedTokenizerFast, num_layers: int = NUM_LAYERS) -> LlavaConfig:
-    """144 image tokens a picture; one key-value head for three query heads."""
-    vision = CLIPVisionConfig(
+def make_vision_config() -> CLIPVisionConfig:
+    """144 image tokens a picture."""
+    return CLIPVisionConfig(
         hidden_size=HIDDEN_SIZE,
         intermediate_size=4 * HIDDEN_SIZE,
         num_hidden_layers=6,
@@ -36,6 +36,17 @@ def make_config(tokenizer: PreTrainedTokenizerFast, num_layers: int = NUM_LAYERS
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
     )
+
+
+def make_generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
+    """Greedy, with the tokenizer's special tokens."""
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+
+
+def make_config(tokenizer: PreTrainedTokenizerFast, num_layers: int = NUM_LAYERS) -> LlavaConfig:
+    """One key-value head for three query heads."""
     text = LlamaConfig(
         hidden_size=HIDDEN_SIZE,
         intermediate_size=512,
@@ -51,7 +62,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast, num_layers: int = NUM_LAYERS
         eos_token_id=tokenizer.eos_token_id,
     )
     return LlavaConfig(
-        vision_config=vision,
+        vision_config=make_vision_config(),
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
@@ -66,9 +77,7 @@ def make_target(tokenizer: PreTrainedTokenizerFast, num_layers: int) -> LlavaFor
     residual stream start smaller by the root of their number.
     """
     model = LlavaForConditionalGeneration(make_config(tokenizer, num_layers))
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
+    model.generation_config = make_generation_config(tokenizer)
     text = model.model.language_model
     with torch.no_grad():
         text.embed_tokens.weight.normal_(std=HIDDEN_SIZE**-0.5)
