@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -45,6 +46,10 @@ def train_tiny(folder: Path, shard_target: bool = False) -> None:
 
     settings = StageSettings(epochs=6, batch_size=4, micro_batch_size=2, learning_rate=1e-3, save_every=2, eval_every=5)
     Trainer(accelerator, target, draft, source.load, list(range(len(samples))), evaluate, settings, folder).run()
+    if shard_target:  # still in parts
+        weights = list(model.get_decoder().layers.parameters())
+        assert all(isinstance(weight, DTensor) for weight in weights)
+        assert sum(weight.to_local().numel() for weight in weights) < 0.6 * sum(weight.numel() for weight in weights)
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def shard_layers(model: PreTrainedModel, accelerator: Accelerator) -> None:
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for layer in model.get_decoder().layers:
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)  # else each layer, a root, stays whole once it ran
 
 
 def run_stage(

@@ -57,16 +57,16 @@ class SampleSource:
         found = {i: self.store.load(i, device) if self.store else None for i in indices}
         missing = [i for i, sample in found.items() if sample is None]
         encoded = {i: sample for i in missing if (sample := self.encode(i)) is not None}
+        if self.together:
+            self._keep_pace(count_forwards(list(encoded.values())), self.together)
         for i, read in zip(encoded, read_samples_with(self.target, list(encoded.values())), strict=True):
             found[i] = read
             if self.store:
                 self.store.save(i, read)
-        if self.together:
-            self._keep_pace(count_forwards(list(encoded.values())), self.together)
         return [found[i] or empty_sample(self.target) for i in indices]
 
     def _keep_pace(self, forwards: int, together: Accelerator) -> None:
-        """Run the target as often as the process that had to run it most: each forward gathers parts from all."""
+        """Run the target as often in all as the process does that has to run it most: a forward gathers all parts."""
         most = int(together.gather(torch.tensor([forwards], device=self.target.device)).max())
         for _ in range(most - forwards):
             self.target.read({"input_ids": torch.zeros(1, 1, dtype=torch.long, device=self.target.device)})
