@@ -73,9 +73,9 @@ def train(options: TrainOptions) -> Path:
     setup = prepare(options)
     draft = new_draft(setup.target, options)
     setup.accelerator.print(_about(setup.target, draft))
-    if setup.accelerator.is_main_process:
-        note_options(options)
     stored = {name: _samples(name, found, setup, options) for name, found in requests.items()}
+    if setup.accelerator.is_main_process:  # only now: a mended command must not be held to one that did not work
+        note_options(options)
     if options.shard_target:
         shard_layers(setup.target.model, setup.accelerator)
     for name, samples in stored.items():

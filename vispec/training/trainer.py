@@ -123,17 +123,17 @@ class Trainer:
             mininterval=0.5,
             disable=not self.accelerator.is_main_process,
         )
-        while self.step < self.steps:
-            values = self._train_step()
-            self.step += 1
-            if self.step % settings.eval_every == 0 or self.step == self.steps:
-                values |= self._evaluate()
-            self.log.write(self.step, values)
-            progress.set_postfix(loss=f"{values['loss']:.3f}", agree=f"{values['agree_1']:.3f}", refresh=False)
-            progress.update()
-            if self.step % settings.save_every == 0 or self.step == self.steps:
-                self._save()
-        progress.close()
+        with progress:
+            while self.step < self.steps:
+                values = self._train_step()
+                self.step += 1
+                if self.step % settings.eval_every == 0 or self.step == self.steps:
+                    values |= self._evaluate()
+                self.log.write(self.step, values)
+                progress.set_postfix(loss=f"{values['loss']:.3f}", agree=f"{values['agree_1']:.3f}", refresh=False)
+                progress.update()
+                if self.step % settings.save_every == 0 or self.step == self.steps:
+                    self._save()
 
     def _train_step(self) -> dict[str, float]:
         settings, accelerator = self.settings, self.accelerator
