@@ -170,7 +170,7 @@ class Trainer:
 
     def _step(self, loss: Tensor, rate: float) -> None:
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {float(loss)} in step {self.step}: {self.checkpoint} is as before")
+            raise FloatingPointError(f"the loss is {loss.item()} in step {self.step}: {self.checkpoint} is as before")
         loss.backward()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
