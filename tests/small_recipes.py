@@ -28,9 +28,9 @@ def small_pair() -> PairRecipe:
     align, small, grown = (replace(stage, num_layers=layers) for stage, layers in zip(STAGES, (1, 1, 4), strict=True))
     return PairRecipe(
         (
-            replace(align, num_pools=2, pool_size=16, tokens=8),
-            replace(small, num_pools=2, pool_size=6, tokens=1024, num_turns=2),
-            replace(grown, num_pools=2, pool_size=4, tokens=1024, num_turns=2),
+            replace(align, num_pools=2, pool_size=8, tokens=4),
+            replace(small, num_pools=2, pool_size=3, tokens=1024, num_turns=2),
+            replace(grown, num_pools=2, pool_size=3, tokens=1024, num_turns=2),
         )
     )
 
@@ -39,15 +39,15 @@ def small_stages(tune: str) -> tuple[Stage, ...]:
     """Those of a language model, few pictures."""
     align, answers = default_stages(tune)
     return (
-        replace(align, num_pools=2, pool_size=16, tokens=8),
-        replace(answers, num_pools=2, pool_size=6, tokens=1024, num_turns=2),
+        replace(align, num_pools=2, pool_size=8, tokens=4),
+        replace(answers, num_pools=2, pool_size=3, tokens=1024, num_turns=2),
     )
 
 
 def make_trainer(recipe: Recipe, folder: Path, **options: Any) -> Trainer:
     """In fp32, with a checkpoint behind each pool and the words of fewer pictures."""
     trainer = Trainer(recipe, folder, half=False, save_every=0.0, **options)
-    trainer.words = PatchWords(trainer.chat.tokenizer, recipe.stages[0].shares, SEED, count=200)
+    trainer.words = PatchWords(trainer.chat.tokenizer, recipe.stages[0].shares, SEED, count=60)
     return trainer
 
 
