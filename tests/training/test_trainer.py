@@ -22,6 +22,7 @@ from train_tiny import train_tiny
 from training_samples import LAYOUTS, read_samples_of, written_samples
 from vispec.draft.model import DraftModel
 from vispec.target import Target
+from vispec.training import objective
 from vispec.training.evaluation import STEPS, agreement, num_accepted, prompt_inputs
 from vispec.training.objective import counted_indices
 from vispec.training.order import SampleOrder, split_samples
@@ -80,6 +81,18 @@ def test_micro_batches_do_not_show(tmp_path: Path, size: int) -> None:
     parts = Run().train(tmp_path / "parts", replace(SETTINGS, micro_batch_size=size))
     for name, tensor in whole.items():
         torch.testing.assert_close(parts[name], tensor, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["text", "vision"])
+def test_pieces_of_logits_do_not_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str) -> None:
+    """Computed again in the backward pass, a few rows at a time, as for a large vocabulary."""
+    settings = replace(SETTINGS, stage=stage, multi_token_steps=int(stage == "vision"))
+    whole = Run().train(tmp_path / "whole", settings)
+    monkeypatch.setattr(objective, "LOGITS_KEPT", 0)
+    monkeypatch.setattr(objective, "PIECE", 5)
+    pieces = Run().train(tmp_path / "pieces", settings)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(pieces[name], tensor, atol=2e-5, rtol=1e-3)
 
 
 def test_text_stage_leaves_the_adaptor_alone(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from vispec.training.losses import TextLoss, VisionLoss, text_loss, vision_loss
 from vispec.training.passes import feature_noise, multi_token_passes
 from vispec.training.readings import Sample
 
-PIECE = 2048  # counted indices whose logits exist at a time: 150k tokens of vocabulary take 1.2 GB in fp32
+PIECE = 1024  # counted indices whose logits exist at a time: 150k tokens of vocabulary take 0.6 GB a pass in fp32
+LOGITS_KEPT = 2**26  # so few are kept for the backward pass, more are computed again: 256 MB in fp32, six times
 STAGES = ("text", "vision")
 
 
@@ -76,15 +77,14 @@ class DraftLoss(nn.Module):
         clean = torch.cat([sample.features[1:][rows] for sample, rows in zip(samples, chosen, strict=True)])
         if not len(clean):  # nothing counts, but every process must take part in the gradients
             return self._nothing(passes)
+        rows = [torch.cat([o[index] for o, index in zip(outputs, chosen, strict=True)]) for outputs in passes]
+        is_small = len(clean) * len(rows) * self.model.config.vocab_size <= LOGITS_KEPT
         sums: dict[str, Tensor] = {}
-        for number, outputs in enumerate(passes, 1):
-            rows = torch.cat([output[index] for output, index in zip(outputs, chosen, strict=True)])
-            for start in range(0, len(rows), PIECE):
-                piece = slice(start, start + PIECE)
-                values = checkpoint(self._piece, rows[piece], clean[piece], use_reentrant=False)
-                values[f"agree_{number}"] = values.pop("agree")
-                for name, value in values.items():
-                    sums[name] = sums[name] + value if name in sums else value
+        for start in range(0, len(clean), PIECE):
+            piece = [clean[start : start + PIECE], *(outputs[start : start + PIECE] for outputs in rows)]
+            values = self._piece(*piece) if is_small else checkpoint(self._piece, *piece, use_reentrant=False)
+            for name, value in values.items():
+                sums[name] = sums[name] + value if name in sums else value
         return sums
 
     def _nothing(self, passes: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
@@ -97,14 +97,19 @@ class DraftLoss(nn.Module):
         """Indices times passes that `forward` sums over for a sample."""
         return len(counted_indices(sample.is_answer, self.objective.stage)) * (1 + self.objective.multi_token_steps)
 
-    def _piece(self, outputs: Tensor, features: Tensor) -> dict[str, Tensor]:
+    def _piece(self, features: Tensor, *passes: Tensor) -> dict[str, Tensor]:
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):  # as exact as decoding has them
             target_logits = self.logits(features)
-        logits = self.logits(outputs.to(features.dtype))
-        if self.objective.stage == "vision":
-            losses = vision_loss(logits, target_logits)._asdict()
-        else:
-            losses = text_loss(outputs, features, logits, target_logits)._asdict()
-        sums = {name: (value if name == "loss" else value.detach()) * len(outputs) for name, value in losses.items()}
-        agree = (logits.argmax(-1) == target_logits.argmax(-1)).sum()
-        return {**sums, "agree": agree.float()}
+            best = target_logits.argmax(-1)
+        sums: dict[str, Tensor] = {}
+        for number, outputs in enumerate(passes, 1):
+            logits = self.logits(outputs.to(features.dtype))
+            if self.objective.stage == "vision":
+                losses = vision_loss(logits, target_logits)._asdict()
+            else:
+                losses = text_loss(outputs, features, logits, target_logits)._asdict()
+            for name, value in losses.items():
+                total = (value if name == "loss" else value.detach()) * len(outputs)
+                sums[name] = sums[name] + total if name in sums else total
+            sums[f"agree_{number}"] = (logits.detach().argmax(-1) == best).sum().float()
+        return sums
