@@ -190,10 +190,10 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("folder", type=Path, help="for data, checkpoints and measurements; a run in it goes on")
     add("--pair", type=Path, default=WEIGHTS, help="holds target/ (default: the pair in the package)")
-    add("--samples", type=int, default=12_000, help="of the rows on all data (default %(default)s)")
+    add("--samples", type=int, default=6_000, help="of the rows on all data (default %(default)s)")
     add("--share", type=float, default=1 / 3, help="of them for the other rows (default a third)")
     add("--text-samples", type=int, default=6_000, help="of the text stage (default %(default)s)")
-    add("--epochs", type=float, default=10.0, help="(default %(default)s)")
+    add("--epochs", type=float, default=8.0, help="(default %(default)s)")
     add("--text-epochs", type=float, default=4.0, help="(default %(default)s)")
     add("--batch-size", type=int, default=16, help="(default %(default)s)")
     add("--learning-rate", type=float, default=1e-3, help="(default %(default)s)")

@@ -26,7 +26,7 @@ from vispec.pair.write_requests import LONG
 from vispec.training.pipeline import Setup
 
 SEED, SPLIT = 4321, "test"  # pictures that neither target nor drafts were trained on
-WARM_UP = 2  # pictures that are not counted
+WARM_UP = 1  # pictures that are not counted
 
 
 @dataclass(frozen=True)
