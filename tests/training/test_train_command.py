@@ -315,3 +315,13 @@ def test_broken_training_is_no_traceback(user_files: Path, tmp_path: Path, capsy
     assert main(command(user_files, tmp_path / "out", **options)) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert re.match(r"vispec train: step \d: .* is (nan|inf)\. Try a lower learning rate \(now 1e\+30\)", last)
+
+
+@pytest.mark.parametrize("package", ["accelerate", "jinja2"])
+def test_missing_package_is_named(user_files: Path, tmp_path: Path, package: str) -> None:
+    arguments = command(user_files, tmp_path / "out")
+    code = f"import sys; sys.modules[{package!r}] = None; from vispec.cli import main; sys.exit(main({arguments}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 1
+    assert run.stderr.startswith("vispec train: ")
+    assert run.stderr.endswith('`pip install ".[train]"` brings it\n')
