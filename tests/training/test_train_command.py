@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import signal
@@ -160,8 +161,10 @@ def test_killed_in_every_phase(user_files: Path, tmp_path: Path, undisturbed: Pa
 
 
 def test_two_processes(user_files: Path, tmp_path: Path, undisturbed: Path) -> None:
+    """By torchrun, on a machine without a GPU, and not told so."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "vispec"]
-    subprocess.run([*launch, *command(user_files, tmp_path / "out")], check=True, timeout=110)
+    arguments = command(user_files, tmp_path / "out", device=None)
+    subprocess.run([*launch, *arguments], check=True, timeout=110, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     for ours, expected in zip(log_of(tmp_path / "out"), log_of(undisturbed), strict=True):
         assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-3)
     assert_lossless(user_files, load_result(user_files, tmp_path / "out"))

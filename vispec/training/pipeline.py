@@ -98,7 +98,7 @@ def prepare(options: TrainOptions) -> Setup:
         OSError: no such target.
     """
     accelerator = Accelerator(
-        cpu=options.device == "cpu",
+        cpu=options.device == "cpu" or not torch.accelerator.is_available(),  # accelerate starts no gloo unasked
         mixed_precision=options.mixed_precision,
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=True),
