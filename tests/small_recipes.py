@@ -45,9 +45,10 @@ def small_stages(tune: str) -> tuple[Stage, ...]:
 
 
 def make_trainer(recipe: Recipe, folder: Path, **options: Any) -> Trainer:
-    """In fp32, with a checkpoint behind each pool and the words of fewer pictures."""
+    """In fp32, with a checkpoint behind each pool, and the alignment's words of fewer pictures."""
     trainer = Trainer(recipe, folder, half=False, save_every=0.0, **options)
-    trainer.words = PatchWords(trainer.chat.tokenizer, recipe.stages[0].shares, SEED, count=60)
+    if trainer.current.align:
+        trainer.words = PatchWords(trainer.chat.tokenizer, recipe.stages[0].shares, SEED, count=60)
     return trainer
 
 

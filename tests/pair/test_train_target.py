@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from small_recipes import make_trainer, small_pair
 from vispec.pair import make_sample
+from vispec.pair.batches import TEXT_ROLES, PatchWords
 from vispec.pair.evaluate import answer
 from vispec.pair.recipe import make_optimizers
 from vispec.pair.train_target import EARLY_SHARES, FEW_LAYERS, STAGES, PairRecipe, main
@@ -108,7 +109,7 @@ def test_half_precision_is_near(tmp_path):
     stage = whole.recipe.stages[1]
     (batch, *_) = whole.batches(stage, 0)
     with torch.no_grad():
-        losses = whole.loss(batch), half.loss(batch)
+        losses = whole.loss(batch)[0], half.loss(batch)[0]
     assert losses[0] != losses[1]
     assert float(losses[1]) == pytest.approx(float(losses[0]), rel=0.02)
 
@@ -120,7 +121,7 @@ def test_the_loss_is_the_models_own(tmp_path):
     (batch, *_) = trainer.batches(trainer.recipe.stages[1], 0)
     with torch.no_grad():
         expected = model(input_ids=batch.input_ids, pixel_values=batch.pixels, labels=batch.labels).loss
-        torch.testing.assert_close(trainer.loss(batch), expected)
+        torch.testing.assert_close(trainer.loss(batch)[0], expected)
 
 
 def test_stages_train_their_parts(tmp_path):
@@ -213,3 +214,25 @@ def test_bad_arguments(arguments, words, tmp_path, monkeypatch, capsys):
         main()
     assert stop.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_texts_are_named_beside_answers(tmp_path):
+    """Only frequent ones; the words of a batch are those of its own pictures, in the first embeddings."""
+    trainer = make_trainer(small_pair(), tmp_path)
+    stage = trainer.recipe.stages[-1]
+    assert [s.word_weight > 0 for s in trainer.recipe.stages] == [False, False, True]
+    words = PatchWords(trainer.chat.tokenizer, stage.shares, 1, TEXT_ROLES, count=300)
+    assert 0 < len(words.classes["text"]) < 300
+    (batch, *_) = trainer.batches(stage, 0)
+    for pixels, picture in zip(batch.pixels, batch.pictures, strict=True):
+        labels = words.labels([picture])["background"]
+        names = list(words.classes["background"])
+        assert {names[i] for i in labels.unique()} == {picture.background}
+        assert pixels.shape == (3, 96, 96)
+    assert torch.equal(trainer.first_embeddings, trainer.model.get_input_embeddings().weight)
+    trainer._next_stage()
+    trainer.pool = 1
+    trainer._dialogues(trainer.current)
+    resumed = make_trainer(small_pair(), tmp_path)
+    assert torch.equal(resumed.first_embeddings, trainer.first_embeddings)
+    assert not torch.equal(trainer.first_embeddings, trainer.model.get_input_embeddings().weight)

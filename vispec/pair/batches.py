@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,9 @@ from vispec.pair.scoring import Picture
 
 NUM_IMAGE_TOKENS = GRID * GRID
 MULTIPLE = 64  # sequences are padded to one of few lengths: a compiled model is compiled for each
+RARE = 4  # pictures; a text in fewer is one of the made-up names, which are spelt, not known
 ROLES = {"noun": 2.0, "colour": 1.0, "size": 1.0, "row": 1.0, "column": 1.0, "background": 1.0, "character": 2.0}
+TEXT_ROLES = {**ROLES, "text": 2.0}  # and the whole text that a patch is part of, once frequent ones are choices
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Batch:
     pixels: Tensor
     input_ids: Tensor
     labels: Tensor
+    pictures: tuple[Picture, ...]
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -59,7 +63,7 @@ def dialogue_batches(
     for index in range(pool * pool_size, (pool + 1) * pool_size):
         picture, turns, drawing = make_turns(seed, split, index, num_turns, shares)
         order = rng.sample(turns, len(turns))
-        samples.append((*chat.encode(order), draw(picture, drawing)))
+        samples.append((*chat.encode(order), draw(picture, drawing), picture))
     samples.sort(key=lambda sample: len(sample[0]))
     batches = []
     while samples:
@@ -71,10 +75,11 @@ def dialogue_batches(
     for longest, members in batches:
         input_ids = torch.full((len(members), longest), chat.tokenizer.pad_token_id)
         labels = torch.full((len(members), longest), UNLABELLED)
-        for row, (ids, wanted, _) in enumerate(members):
+        for row, (ids, wanted, *_) in enumerate(members):
             input_ids[row, : len(ids)] = torch.tensor(ids)
             labels[row, : len(wanted)] = torch.tensor(wanted)
-        yield Batch(torch.stack([to_pixels(image) for *_, image in members]), input_ids, labels)
+        pixels = torch.stack([to_pixels(image) for _, _, image, _ in members])
+        yield Batch(pixels, input_ids, labels, tuple(picture for *_, picture in members))
 
 
 def _words(picture: Picture) -> list[dict[str, str]]:
@@ -84,14 +89,26 @@ def _words(picture: Picture) -> list[dict[str, str]]:
 class PatchWords:
     """The words of image patches as classes, by role; the classes are those of the first `count` pictures."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, shares: Mapping[str, float], seed: int, count: int = 4000):
-        self.shares, self.seed = shares, seed
-        found: dict[str, set[str]] = {role: set() for role in ROLES}
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        shares: Mapping[str, float],
+        seed: int,
+        roles: Mapping[str, float] = ROLES,
+        count: int = 4000,
+    ) -> None:
+        self.shares, self.seed, self.roles = shares, seed, roles
+        found: dict[str, Counter[str]] = {role: Counter() for role in roles}
         for index in range(count):
-            for words in _words(make_turns(seed, "train", index, 1, shares)[0]):
-                for role in found.keys() & words.keys():
-                    found[role].add(words[role])
-        self.classes = {role: {word: i for i, word in enumerate(sorted(words))} for role, words in found.items()}
+            patches = _words(make_turns(seed, "train", index, 1, shares)[0])
+            for role, word in {pair for words in patches for pair in words.items()}:
+                if role in found:
+                    found[role][word] += 1
+        least = {role: RARE if role == "text" else 1 for role in roles}
+        self.classes = {
+            role: {word: i for i, word in enumerate(sorted(w for w, n in words.items() if n >= least[role]))}
+            for role, words in found.items()
+        }
         self.tokens = {
             role: [
                 tokenizer(word if role == "character" else f" {word}", add_special_tokens=False)["input_ids"]
@@ -109,12 +126,16 @@ class PatchWords:
 
     def batch(self, start: int, size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Pixels `[size, 3, 96, 96]` and by role the classes int64 `[size, 144]` of pictures from `start` on."""
-        pixels, labels = [], {role: torch.full((size, NUM_IMAGE_TOKENS), UNLABELLED) for role in ROLES}
-        for row in range(size):
-            picture, _, drawing = make_turns(self.seed, "train", start + row, 1, self.shares)
-            pixels.append(to_pixels(draw(picture, drawing)))
+        found = [make_turns(self.seed, "train", start + row, 1, self.shares) for row in range(size)]
+        pixels = torch.stack([to_pixels(draw(picture, drawing)) for picture, _, drawing in found])
+        return pixels, self.labels([picture for picture, *_ in found])
+
+    def labels(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        """By role the classes int64 `[len(pictures), 144]` of the pictures' patches."""
+        labels = {role: torch.full((len(pictures), NUM_IMAGE_TOKENS), UNLABELLED) for role in self.roles}
+        for row, picture in enumerate(pictures):
             for patch, words in enumerate(_words(picture)):
                 for role, classes in self.classes.items():
                     if words.get(role) in classes:
                         labels[role][row, patch] = classes[words[role]]
-        return torch.stack(pixels), labels
+        return labels

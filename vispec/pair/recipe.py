@@ -28,6 +28,7 @@ class Stage:
         num_layers: of the text model; None: all that it has.
         num_turns: questions about a picture.
         align: the vision tower learns words, without the text model; else answers are learnt.
+        word_weight: of the alignment's loss, beside the answers'.
         muon: the layers' matrices are trained by Muon.
     """
 
@@ -44,6 +45,7 @@ class Stage:
     align: bool = False
     train_tower: bool = True
     muon: bool = False
+    word_weight: float = 0.0
 
     def rate(self, done: float) -> float:
         """The learning rate once the share `done` of the stage is behind."""

@@ -57,16 +57,17 @@ STAGES = (
     ),
     Stage(
         name="grown",
-        num_pools=170,
+        num_pools=125,
         pool_size=160,
         tokens=4096,
-        learning_rate=1e-3,
+        learning_rate=6e-4,
         warm_up=0.03,
         final=0.0,
         shares=SHARES,
         num_layers=NUM_LAYERS,
         num_turns=3,
         muon=True,
+        word_weight=0.05,
     ),
 )
 

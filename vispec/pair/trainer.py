@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from vispec.pair.batches import ROLES, Batch, PatchWords, dialogue_batches
+from vispec.pair.batches import ROLES, TEXT_ROLES, Batch, PatchWords, dialogue_batches
 from vispec.pair.chat import UNLABELLED, Chat
 from vispec.pair.recipe import Recipe, Stage, make_optimizers
 
@@ -22,6 +22,7 @@ SEED = 1
 CLIP = 1.0
 SHARPNESS = 6.0  # of the tower's choice among words, whose embeddings are scaled to unit length
 SECONDS = 120.0  # of work that a kill may cost
+SHAPES = 64  # of batches, more than ever come, that layers are compiled for
 
 
 class Trainer:
@@ -43,14 +44,15 @@ class Trainer:
         self.recipe, self.folder = recipe, folder
         self.half, self.compiled, self.save_every = half, compiled, save_every
         self.chat = Chat(recipe.processor)
-        self.words: PatchWords | None = None
         self.stage, self.pool, self.step, self.seconds = 0, 0, 0, 0.0
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(SEED)
+        model = recipe.make_model(recipe.stages[0])
+        self.first_embeddings = model.model.language_model.embed_tokens.weight.detach().clone()
         if self.checkpoint.exists():
             self._load()
         else:
-            self._set_model(recipe.make_model(self.current))
+            self._set_model(model)
         self._drop_log()
 
     @property
@@ -93,10 +95,12 @@ class Trainer:
     def _set_model(self, model: LlavaForConditionalGeneration) -> None:
         model.set_attn_implementation("eager")  # for sequences this short the quickest to train with
         self.model = model.train()
+        self.words: PatchWords | None = None
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(self.recipe.trains(name, self.current))
         self.optimizers = make_optimizers(model, self.current)
         if self.compiled:
+            torch._dynamo.config.recompile_limit = SHAPES
             for layer in (*model.model.language_model.layers, *model.model.vision_tower.encoder.layers):
                 layer.compile(dynamic=False)
 
@@ -108,34 +112,54 @@ class Trainer:
         self._save()
 
     def _align(self, stage: Stage) -> dict[str, float]:
-        words = self.words = self.words or PatchWords(self.chat.tokenizer, stage.shares, SEED)
-        classes = words.embeddings(self.model.model.language_model.embed_tokens.weight.detach())
+        words = self._words(stage)
         sums: dict[str, float] = {}
         for start in range(0, stage.pool_size, stage.tokens):
             pixels, labels = words.batch(self.pool * stage.pool_size + start, stage.tokens)
             with self._autocast():
                 features = self._image_features(pixels)
-            losses = {}
-            for role, weight in ROLES.items():
-                rows = (labels[role] != UNLABELLED).nonzero(as_tuple=True)
-                if len(rows[0]):
-                    logits = SHARPNESS / self.recipe.feature_length * features[rows].float() @ classes[role].T
-                    wanted = labels[role][rows]
-                    losses[role] = weight * F.cross_entropy(logits, wanted)
-                    sums[role] = sums.get(role, 0) + float((logits.argmax(-1) == wanted).float().mean())
-            loss = torch.stack(list(losses.values())).sum()
+            loss = self._word_loss(words, features, labels, sums)
             self._step(loss, stage.rate((self.pool + start / stage.pool_size) / stage.num_pools))
-            sums["loss"] = sums.get("loss", 0) + float(loss.detach())
         return {key: value * stage.tokens / stage.pool_size for key, value in sums.items()}
 
     def _dialogues(self, stage: Stage) -> dict[str, float]:
+        words = self._words(stage) if stage.word_weight else None
         batches = list(self.batches(stage, self.pool))
-        losses = []
+        sums: dict[str, float] = {}
         for index, batch in enumerate(batches):
-            loss = self.loss(batch)
+            loss, features = self.loss(batch)
+            sums["loss"] = sums.get("loss", 0) + float(loss.detach())
+            if words is not None:
+                named: dict[str, float] = {}
+                word_loss = self._word_loss(words, features, words.labels(batch.pictures), named)
+                loss = loss + stage.word_weight * word_loss
+                for role in ("character", "text"):
+                    sums[role] = sums.get(role, 0) + named.get(role, 0.0)
             self._step(loss, stage.rate((self.pool + index / len(batches)) / stage.num_pools))
-            losses.append(float(loss.detach()))
-        return {"loss": sum(losses) / len(losses)}
+        return {key: value / len(batches) for key, value in sums.items()}
+
+    def _words(self, stage: Stage) -> PatchWords:
+        if self.words is None:
+            roles = TEXT_ROLES if stage.word_weight else ROLES
+            self.words = PatchWords(self.chat.tokenizer, stage.shares, SEED, roles)
+        return self.words
+
+    def _word_loss(
+        self, words: PatchWords, features: Tensor, labels: Mapping[str, Tensor], sums: dict[str, float]
+    ) -> Tensor:
+        """How badly image features `[B, 144, H]` name the words of their patches; adds accuracies by role to `sums`."""
+        classes = words.embeddings(self.first_embeddings)
+        losses = []
+        for role, weight in words.roles.items():
+            rows = (labels[role] != UNLABELLED).nonzero(as_tuple=True)
+            if len(rows[0]):
+                logits = SHARPNESS / self.recipe.feature_length * features[rows].float() @ classes[role].T
+                wanted = labels[role][rows]
+                losses.append(weight * F.cross_entropy(logits, wanted))
+                sums[role] = sums.get(role, 0) + float((logits.argmax(-1) == wanted).float().mean())
+        loss = torch.stack(losses).sum()
+        sums["loss"] = sums.get("loss", 0) + float(loss.detach())
+        return loss
 
     def batches(self, stage: Stage, pool: int, split: str = "train") -> Iterator[Batch]:
         return dialogue_batches(
@@ -149,18 +173,18 @@ class Trainer:
             split=split,
         )
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Mean cross-entropy of the answers' tokens."""
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of the answers' tokens, and the image features `[B, 144, H]`."""
         inner = self.model.model
         with self._autocast():
             embeds = inner.language_model.embed_tokens(batch.input_ids)
-            features = self._image_features(batch.pixels).flatten(0, 1)
+            features = self._image_features(batch.pixels)
             mask = (batch.input_ids == self.model.config.image_token_id).unsqueeze(-1)
-            embeds = embeds.masked_scatter(mask, features.to(embeds.dtype))
+            embeds = embeds.masked_scatter(mask, features.flatten(0, 1).to(embeds.dtype))
             hidden = inner.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
             rows = (batch.labels[:, 1:] != UNLABELLED).nonzero(as_tuple=True)
             logits = self.model.lm_head(hidden[rows])
-        return F.cross_entropy(logits.float(), batch.labels[:, 1:][rows])
+        return F.cross_entropy(logits.float(), batch.labels[:, 1:][rows]), features
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         return torch.stack(tuple(self.model.model.get_image_features(pixels).pooler_output))
