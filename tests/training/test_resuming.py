@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from killing import run_and_kill
 from training_parts import ask, make_parts, make_requests, save_picture, with_answers
 from vispec.training.answers import INSTRUCTION, Written, write_answers
 from vispec.training.samples import read_samples
@@ -43,16 +40,11 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 def kill_when_grown(work: Callable[[], None], folder: Path, size: int) -> bool:
     """Run `work` in a process of its own, and kill it once `folder` holds more than `size` bytes; whether it came to
     that."""
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    while process.is_alive():
-        if folder.exists() and sum(path.stat().st_size for path in folder.iterdir() if path.exists()) > size:
-            os.kill(process.pid or 0, signal.SIGKILL)
-            break
-        time.sleep(0.001)
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0
+
+    def has_grown() -> bool:
+        return folder.exists() and sum(path.stat().st_size for path in folder.iterdir() if path.exists()) > size
+
+    return run_and_kill(work, has_grown)
 
 
 def test_a_torn_batch_is_written_again(tmp_path: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -23,6 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import models
 import vispec
+from killing import run_and_kill
 from tiny_pair import save_tiny_pair
 from vispec.cli import main
 from vispec.pair.pretrained import Pair, load_pair
@@ -147,13 +146,7 @@ def test_killed_in_every_phase(user_files: Path, tmp_path: Path, undisturbed: Pa
         return lambda: log.exists() and log.read_text().count("\n") >= number
 
     for moment in (answers, steps(1), steps(6)):
-        process = multiprocessing.get_context("fork").Process(target=main, args=(command(user_files, output),))
-        process.start()
-        while process.is_alive() and not moment():
-            time.sleep(0.001)
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        assert run_and_kill(lambda: main(command(user_files, output)), moment)
     assert not (output / "draft").exists()
     assert main(command(user_files, output)) == 0
     assert draft_bytes(output) == draft_bytes(undisturbed)

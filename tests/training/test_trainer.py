@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 import models
+from killing import run_and_kill
 from train_tiny import train_tiny
 from training_samples import LAYOUTS, read_samples_of, written_samples
 from vispec.draft.model import DraftModel
@@ -123,15 +122,13 @@ def test_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     """kill -9 at several moments, in a process of its own."""
     train_tiny(tmp_path / "undisturbed")
     folder = tmp_path / "killed"
-    for steps in (2, 5):
-        process = multiprocessing.get_context("fork").Process(target=train_tiny, args=(folder,))
-        process.start()
-        log = folder / "log.jsonl"
-        while process.is_alive() and (not log.exists() or log.read_text().count("\n") < steps):
-            time.sleep(0.001)
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+    log = folder / "log.jsonl"
+
+    def steps(number: int) -> Callable[[], bool]:
+        return lambda: log.exists() and log.read_text().count("\n") >= number
+
+    for number in (2, 5):
+        assert run_and_kill(lambda: train_tiny(folder), steps(number))
     train_tiny(folder)
     undisturbed, killed = (torch.load(tmp_path / name / "checkpoint.pt") for name in ("undisturbed", "killed"))
     assert undisturbed["step"] == killed["step"]
