@@ -223,7 +223,8 @@ def main() -> None:
     lines = measure(
         ablation.setup, candidates, arguments.images, arguments.new_tokens, arguments.folder / "measured.jsonl"
     )
-    result = {**run_facts(arguments, ablation.setup), "rows": report(lines, candidates)}
+    facts = run_facts(arguments, ablation.setup, "benchmarks/ablation.py FOLDER")
+    result = {**facts, "rows": report(lines, candidates)}
     (arguments.output or arguments.folder / "ablation.json").write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -155,12 +155,13 @@ def summary(lines: Sequence[dict[str, Any]], run: str) -> dict[str, Any]:
     }
 
 
-def run_facts(arguments: argparse.Namespace, setup: Setup) -> dict[str, Any]:
+def run_facts(arguments: argparse.Namespace, setup: Setup, script: str) -> dict[str, Any]:
+    """What a reader needs to run it again; `script` with all of its arguments that are no paths."""
     paths = ("folder", "pair", "output")
     sizes = {name: value for name, value in vars(arguments).items() if name not in (*paths, "trees")}
     told = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sizes.items())
     return {
-        "command": f"python benchmarks/ablation.py FOLDER {told} --trees {' '.join(map(name_of, arguments.trees))}",
+        "command": f"python {script} {told} --trees {' '.join(map(name_of, arguments.trees))}",
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -25,6 +25,10 @@ def test_requests_are_read(tmp_path):
         assert [part["type"] for part in prompt["content"]] == ["image", "text"]
         assert prompt["content"][1]["text"] == sample.question
         assert request.dialogue[-1]["content"][0]["text"] == sample.answer
+    dialogues = read_requests(tmp_path / "dialogues.json")
+    assert [(d.images, d.dialogue[-1]["content"][0]["text"]) for d in dialogues] == [
+        ((), request.dialogue[-1]["content"][0]["text"]) for request in requests
+    ]
 
 
 @pytest.mark.parametrize(("kinds", "shares"), [("long", LONG), ("short", SHORT), ("all", SHARES)])

@@ -65,6 +65,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast, num_layers: int = NUM_LAYERS
         vision_config=make_vision_config(),
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
         vision_feature_layer=-1,
         tie_word_embeddings=True,
     )

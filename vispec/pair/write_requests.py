@@ -1,7 +1,8 @@
 """Writes pictures and questions as a user's own data would lie: `python -m vispec.pair.write_requests FOLDER`.
 
 FOLDER/images/*.png and FOLDER/requests.jsonl, lines of {"id", "image", "prompt", "answer"}; the answer is the
-generator's own, which training uses only when told to (`--answers given`).
+generator's own, which training uses only when told to (`--answers given`). FOLDER/dialogues.json: the same questions
+and answers without pictures, as ShareGPT writes dialogues, for `--text-data`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ KINDS = {"all": SHARES, "long": LONG, "short": SHORT}
 def write_requests(folder: Path, count: int, split: str, seed: int, shares: Mapping[str, float]) -> None:
     """Write samples 0, 1, ... of a seed."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    dialogues = []
     with (folder / "requests.jsonl").open("w") as file:
         for index in range(count):
             sample = make_sample(seed, split, index, shares)
@@ -28,6 +30,9 @@ def write_requests(folder: Path, count: int, split: str, seed: int, shares: Mapp
             sample.image.save(folder / name)
             line = {"id": f"{split}-{seed}-{index}", "image": name, "prompt": sample.question, "answer": sample.answer}
             file.write(json.dumps(line) + "\n")
+            turns = ({"from": "human", "value": sample.question}, {"from": "gpt", "value": sample.answer})
+            dialogues.append({"id": line["id"], "conversations": turns})
+    (folder / "dialogues.json").write_text(json.dumps(dialogues) + "\n")
 
 
 def main() -> None:
