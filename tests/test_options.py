@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache, StaticCache
 import models
 import vispec
 from refusal import refused
+from vispec.cache import CACHE_NAME
 
 IDS = torch.tensor([[5, 9, 14, 20]])
 ONLY: dict[str, tuple[Any, ...]] = vars(sys.modules["vispec.generate"])["_ONLY"]
@@ -27,6 +28,7 @@ class AddsNothing(LogitsProcessor):
 
 
 # for each option of the table, values that must be refused
+CACHES = (DynamicCache(), StaticCache(models.make_target("llama").config, max_cache_len=64))
 VALUES: dict[str, tuple[Any, ...]] = {
     "assistant_model": (models.make_target("llama"),),
     "assistant_tokenizer": (object(),),
@@ -49,7 +51,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "output_hidden_states": (True,),
     "output_logits": (True,),
     "output_scores": (True,),
-    "past_key_values": (DynamicCache(), StaticCache(models.make_target("llama").config, max_cache_len=64)),
+    "past_key_values": CACHES,
     "penalty_alpha": (0.6,),
     "pixel_values_videos": (torch.zeros(1, 3),),
     "prefill_chunk_size": (2, 0),
@@ -59,6 +61,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "synced_gpus": (True,),
     "token_healing": (True,),
     "use_cache": (False,),
+    CACHE_NAME: CACHES,
 }
 # arguments of the call itself or of the model's forward, which a GenerationConfig does not hold
 CALL_ONLY = {
@@ -67,6 +70,7 @@ CALL_ONLY = {
     "inputs_embeds",
     "negative_prompt_ids",
     "past_key_values",
+    CACHE_NAME,
     "pixel_values_videos",
     "prefix_allowed_tokens_fn",
     "synced_gpus",

@@ -25,7 +25,9 @@ from vispec.ops import tree_attention
 NAME = "vispec"
 
 # keywords that say nothing about which keys a node sees or how they count
-_HARMLESS = frozenset({"position_ids", "cache_position", "use_cache", "past_key_values", "output_hidden_states"})
+_HARMLESS = frozenset(
+    {"position_ids", "cache_position", "use_cache", "past_key_values", "cache", "output_hidden_states"}
+)
 
 
 @dataclass(frozen=True)

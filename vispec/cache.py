@@ -7,8 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.generation import GenerateDecoderOnlyOutput
 
 from vispec.ops import append_kv, compact_kv
+
+# what a model's forward, `generate` and its output call the cache: transformers 5.24 renamed it
+CACHE_NAME = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
 
 
 def grow_rows(rows: Tensor, capacity: int) -> Tensor:

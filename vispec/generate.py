@@ -17,6 +17,7 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from vispec.cache import CACHE_NAME
 from vispec.decoding import Decoded, Speculation, Stops, decode
 from vispec.draft.checkpoint import Draft
 from vispec.target import Target
@@ -49,6 +50,7 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "synced_gpus": (None, False),
     "token_healing": (None, False),
     "use_cache": (None, True),
+    CACHE_NAME: (None,),
 }
 
 
@@ -172,7 +174,7 @@ class _Accelerator:
             if not generation_config.return_dict_in_generate:
                 return decoded.sequences
             return SpeculativeOutput(
-                sequences=decoded.sequences, past_key_values=decoded.cache, speculation=decoded.speculation
+                sequences=decoded.sequences, speculation=decoded.speculation, **{CACHE_NAME: decoded.cache}
             )
 
         with target.exclusive():
@@ -186,7 +188,7 @@ class _Accelerator:
         criteria: StoppingCriteriaList,
         streamer: BaseStreamer | None,
     ) -> Decoded:
-        model_kwargs.pop("past_key_values", None)  # generate's empty cache; the cycle brings its own
+        model_kwargs.pop(CACHE_NAME, None)  # generate's empty cache; the cycle brings its own
         stops = Stops(criteria)
         budget = int(min(stops.max_length - input_ids.shape[1], MAX_FIRST_ROWS))
         drafter = self.draft.new_drafter(self.target, self.tree, budget)

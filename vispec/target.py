@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vispec.attention import Verification, switched_attention, verifying
-from vispec.cache import TreeCache
+from vispec.cache import CACHE_NAME, TreeCache
 from vispec.tree import Tree
 
 # config.model_type of models whose verification is tested token for token against their own `generate`
@@ -160,7 +160,7 @@ class Target:
             input_ids: int64 `[B, L]`.
             model_kwargs: as `model.generate` hands them to a custom_generate callable.
         """
-        kwargs = {**model_kwargs, "past_key_values": cache, "use_cache": True}
+        kwargs = {**model_kwargs, CACHE_NAME: cache, "use_cache": True}
         inputs = self.model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
         with _recording() as record, self._image_lengths_recorded(model_kwargs, record):
             logits = self.model(**inputs, return_dict=True).logits[:, -1]
@@ -210,9 +210,9 @@ class Target:
                 input_ids=tree.tokens,
                 position_ids=positions,
                 attention_mask=any_mask,
-                past_key_values=cache,
                 use_cache=True,
                 return_dict=True,
+                **{CACHE_NAME: cache},
             )
         return output.logits, record.features[0]
 
