@@ -53,7 +53,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_demo_in_a_pipe(demo: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vispec", *demo, "--max-new-tokens", "12"]
+    command = [sys.executable, "-m", "vispec", *demo, "--max-new-tokens", "12", "--tree", "3,8,30"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0
     assert run.stderr == ""
@@ -75,10 +75,11 @@ def test_demo_in_a_pipe(demo: list[str], tmp_path: Path) -> None:
     assert sum(map("▁▂▄▆█".index, bars)) / len(bars) == pytest.approx(float(mean), abs=0.01)
 
 
-def test_demo_in_a_terminal(demo: list[str]) -> None:
+def test_demo_in_a_terminal(demo: list[str], tmp_path: Path) -> None:
     """The picture above, both answers beside each other, the numbers below."""
     pid, controller = pty.fork()
     if pid == 0:  # the child: nothing but the command
+        os.chdir(tmp_path)  # away from a checkout, which would be imported
         os.environ.update(TERM="xterm-256color", COLUMNS=str(COLUMNS), LINES=str(ROWS))
         os.execv(sys.executable, [sys.executable, "-m", "vispec", *demo, "--image", "table", "--max-new-tokens", "40"])
     screen = pyte.HistoryScreen(COLUMNS, ROWS, history=500)

@@ -157,7 +157,8 @@ def test_two_processes(user_files: Path, tmp_path: Path, undisturbed: Path) -> N
     """By torchrun, on a machine without a GPU, and not told so."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "vispec"]
     arguments = command(user_files, tmp_path / "out", device=None)
-    subprocess.run([*launch, *arguments], check=True, timeout=110, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([*launch, *arguments], check=True, timeout=110, env=environment, cwd=tmp_path)
     for ours, expected in zip(log_of(tmp_path / "out"), log_of(undisturbed), strict=True):
         assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-3)
     assert_lossless(user_files, load_result(user_files, tmp_path / "out"))
@@ -317,7 +318,9 @@ def test_broken_training_is_no_traceback(user_files: Path, tmp_path: Path, capsy
 def test_missing_package_is_named(user_files: Path, tmp_path: Path, package: str) -> None:
     arguments = command(user_files, tmp_path / "out")
     code = f"import sys; sys.modules[{package!r}] = None; from vispec.cli import main; sys.exit(main({arguments}))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
     assert run.returncode == 1
     assert run.stderr.startswith("vispec train: ")
     assert run.stderr.endswith('`pip install ".[train]"` brings it\n')
