@@ -70,9 +70,9 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
     demo.add_argument(
         "--tree",
         type=_tree,
-        default=(7, 2, 12),
+        default=(5, 4, 16),
         metavar="D,K,N",
-        help="depth, children a node, and nodes of what is drafted; default: 7,2,12",
+        help="depth, children a node, and nodes of what is drafted; default: 5,4,16",
     )
     demo.add_argument(
         "--pair",
