@@ -24,7 +24,7 @@ from vispec.pair import make_sample, split_of
 from vispec.pair.pretrained import WEIGHTS, load_pair
 from vispec.pictures import PICTURES, picture_file
 
-ANSWERS = re.compile(r"WITHOUT DRAFT .*\n(.+)\n\nWITH DRAFT .*\n(.+)\n\n(.+)\n")
+ANSWERS = re.compile(r"WITHOUT DRAFT [^\n]*\n(.+?)\n\nWITH DRAFT [^\n]*\n(.+?)\n\n([^\n]+)\n", re.DOTALL)
 ROW = r"^  {} +([\d.]+) +([\d.]+) +([\d.]+)x$"
 COLUMNS, ROWS = 100, 40
 
