@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +86,9 @@ class TrainOptions:
 
     def stage(self, name: str) -> StageSettings:
         """Settings of stage "text" or "vision"."""
-        return StageSettings(
-            stage=name,
-            epochs=self.text_epochs if name == "text" else self.epochs,
-            multi_token_steps=0 if name == "text" else self.multi_token_steps,
-            batch_size=self.batch_size,
-            micro_batch_size=self.micro_batch_size,
-            learning_rate=self.learning_rate,
-            warm_up=self.warm_up,
-            clip_value=self.clip_value,
-            noise=self.noise,
-            eval_every=self.eval_every,
-            save_every=self.save_every,
-            seed=self.seed,
-        )
+        own = {field.name: getattr(self, field.name) for field in fields(StageSettings) if hasattr(self, field.name)}
+        text = {"epochs": self.text_epochs, "multi_token_steps": 0} if name == "text" else {}
+        return StageSettings(**{**own, **text, "stage": name})
 
 
 def compare_options(options: TrainOptions) -> None:
