@@ -8,6 +8,7 @@ import torch
 from vispec.pair import SHARES, draw, make_sample, make_turns
 from vispec.pair.batches import MULTIPLE, NUM_IMAGE_TOKENS, ROLES, PatchWords, dialogue_batches, to_pixels
 from vispec.pair.chat import UNLABELLED, Chat
+from vispec.pair.regions import THIRDS
 from vispec.pair.scenes import CELL, Scene
 from vispec.pair.tokenizer import load_tokenizer, make_processor
 
@@ -165,3 +166,6 @@ def test_word_embeddings(words):
     (token,) = load_tokenizer()(" red", add_special_tokens=False)["input_ids"]
     red = embeddings["colour"][words.classes["colour"]["red"]]
     torch.testing.assert_close(red, torch.nn.functional.normalize(weight[token], dim=0))
+    left, middle, right = (embeddings[role][words.classes[role]["A"]] for role in THIRDS)
+    torch.testing.assert_close(left.roll(-5), middle)
+    torch.testing.assert_close(right.roll(-10), middle)

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from small_recipes import make_trainer, small_pair
 from vispec.pair import make_sample
-from vispec.pair.batches import TEXT_ROLES, PatchWords
+from vispec.pair.batches import PatchWords
 from vispec.pair.evaluate import answer
 from vispec.pair.recipe import make_optimizers
 from vispec.pair.train_target import EARLY_SHARES, FEW_LAYERS, STAGES, PairRecipe, main
@@ -221,7 +221,7 @@ def test_texts_are_named_beside_answers(tmp_path):
     trainer = make_trainer(small_pair(), tmp_path)
     stage = trainer.recipe.stages[-1]
     assert [s.word_weight > 0 for s in trainer.recipe.stages] == [False, False, True]
-    words = PatchWords(trainer.chat.tokenizer, stage.shares, 1, TEXT_ROLES, count=300)
+    words = PatchWords(trainer.chat.tokenizer, stage.shares, 1, count=300)
     assert 0 < len(words.classes["text"]) < 300
     (batch, *_) = trainer.batches(stage, 0)
     for pixels, picture in zip(batch.pixels, batch.pictures, strict=True):

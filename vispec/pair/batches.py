@@ -9,21 +9,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vispec.pair.chat import UNLABELLED, Chat
 from vispec.pair.dataset import draw, make_turns
-from vispec.pair.regions import GRID, cell_words, patch_words
+from vispec.pair.regions import GRID, THIRDS, cell_words, patch_words
 from vispec.pair.scenes import Scene
 from vispec.pair.scoring import Picture
 
 NUM_IMAGE_TOKENS = GRID * GRID
 MULTIPLE = 64  # sequences are padded to one of few lengths: a compiled model is compiled for each
 RARE = 4  # pictures; a text in fewer is one of the made-up names, which are spelt, not known
-ROLES = {"noun": 2.0, "colour": 1.0, "size": 1.0, "row": 1.0, "column": 1.0, "background": 1.0, "character": 2.0}
-TEXT_ROLES = {**ROLES, "text": 2.0}  # and the whole text that a patch is part of, once frequent ones are choices
+ROLES = {
+    **{"noun": 2.0, "colour": 1.0, "size": 1.0, "row": 1.0, "column": 1.0, "background": 1.0},
+    **dict.fromkeys(THIRDS, 1.0),
+    "text": 1.0,  # the whole text that a patch is part of, where it is a frequent one
+}  # and their weights
 
 
 @dataclass(frozen=True)
@@ -94,33 +98,36 @@ class PatchWords:
         tokenizer: PreTrainedTokenizerFast,
         shares: Mapping[str, float],
         seed: int,
-        roles: Mapping[str, float] = ROLES,
         count: int = 4000,
     ) -> None:
-        self.shares, self.seed, self.roles = shares, seed, roles
-        found: dict[str, Counter[str]] = {role: Counter() for role in roles}
+        self.shares, self.seed = shares, seed
+        found: dict[str, Counter[str]] = {role: Counter() for role in ROLES}
         for index in range(count):
             patches = _words(make_turns(seed, "train", index, 1, shares)[0])
             for role, word in {pair for words in patches for pair in words.items()}:
                 if role in found:
                     found[role][word] += 1
-        least = {role: RARE if role == "text" else 1 for role in roles}
+        least = {role: RARE if role == "text" else 1 for role in ROLES}
         self.classes = {
             role: {word: i for i, word in enumerate(sorted(w for w, n in words.items() if n >= least[role]))}
             for role, words in found.items()
         }
         self.tokens = {
             role: [
-                tokenizer(word if role == "character" else f" {word}", add_special_tokens=False)["input_ids"]
+                tokenizer(word if role in THIRDS else f" {word}", add_special_tokens=False)["input_ids"]
                 for word in words
             ]
             for role, words in self.classes.items()
         }
 
     def embeddings(self, weight: Tensor) -> dict[str, Tensor]:
-        """By role `[classes, H]`: the sum of the word's token embeddings, at unit length."""
+        """By role `[classes, H]`: the sum of the word's token embeddings, at unit length.
+
+        Those of a patch's left and right character are turned by a third and two, as their order would be lost.
+        """
+        turns = {"left": weight.shape[1] // 3, "right": 2 * weight.shape[1] // 3}
         return {
-            role: torch.nn.functional.normalize(torch.stack([weight[ids].sum(0) for ids in tokens]), dim=-1)
+            role: F.normalize(torch.stack([weight[ids].sum(0) for ids in tokens]), dim=-1).roll(turns.get(role, 0), -1)
             for role, tokens in self.tokens.items()
         }
 
@@ -132,7 +139,7 @@ class PatchWords:
 
     def labels(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
         """By role the classes int64 `[len(pictures), 144]` of the pictures' patches."""
-        labels = {role: torch.full((len(pictures), NUM_IMAGE_TOKENS), UNLABELLED) for role in self.roles}
+        labels = {role: torch.full((len(pictures), NUM_IMAGE_TOKENS), UNLABELLED) for role in ROLES}
         for row, picture in enumerate(pictures):
             for patch, words in enumerate(_words(picture)):
                 for role, classes in self.classes.items():

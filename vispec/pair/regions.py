@@ -16,6 +16,8 @@ from vispec.pair.writing import layout, text_width
 
 PATCH = 8
 GRID = IMAGE_SIZE // PATCH
+THIRDS = ("left", "character", "right")  # roles of the characters in a patch
+THIRD = PATCH / len(THIRDS)
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,35 @@ def regions(picture: Picture) -> list[Region]:
 
 
 def patch_words(picture: Picture) -> list[dict[str, str]]:
-    """For each of the 12 x 12 patches, row by row: the background and the words of what was drawn at its centre."""
+    """For each of the 12 x 12 patches, row by row: the background and the words of what was drawn at its centre.
+
+    Writing is cut into thirds of a patch along each line: a third has the character whose middle lies in it, or a
+    space, so that a line's thirds read one after the other spell it.
+    """
     patches = [{"background": picture.background} for _ in range(GRID * GRID)]
-    for region in regions(picture):
+    found = regions(picture)
+    for region in found:
         left, top, right, bottom = region.box
+        words = {role: word for role, word in region.words.items() if role != "character"}
         for row in range(GRID):
             for col in range(GRID):
                 x, y = PATCH * (col + 0.5), PATCH * (row + 0.5)
                 if left <= x < right and top <= y < bottom:
-                    patches[GRID * row + col] = {"background": picture.background, **region.words}
+                    patches[GRID * row + col] = {"background": picture.background, **words}
+    characters = [region for region in found if "character" in region.words]
+    for region in characters:
+        for third in range(int(region.box[0] / THIRD), int(region.box[2] / THIRD) + 1):
+            _write(patches, region, third, " ")
+    for region in characters:
+        _write(patches, region, int((region.box[0] + region.box[2]) / (2 * THIRD)), region.words["character"])
     return patches
+
+
+def _write(patches: list[dict[str, str]], region: Region, third: int, character: str) -> None:
+    col, place = divmod(third, len(THIRDS))
+    row = int((region.box[1] + region.box[3]) / (2 * PATCH))
+    if 0 <= col < GRID:
+        patches[GRID * row + col][THIRDS[place]] = character
 
 
 def cell_words(scene: Scene) -> list[dict[str, str]]:

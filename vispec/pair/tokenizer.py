@@ -27,7 +27,7 @@ SPECIAL = {
     "user": "<user>",
     "assistant": "<assistant>",
 }
-WORDS = r" ?\d| ?\p{L}+(?:-\p{L}+)*| ?[^\s\p{L}\d]+|\s+"
+WORDS = r" ?\d| ?\p{Lu}(?![\p{Ll}-])| ?\p{L}+(?:-\p{L}+)*| ?[^\s\p{L}\d]+|\s+"  # capitals are read one by one
 TOKENIZER_DIR = Path(__file__).with_name("vocabulary")
 CHAT_TEMPLATE = """\
 {{ bos_token }}
@@ -59,7 +59,7 @@ def training_texts(count: int) -> Iterator[str]:
 
 
 def train_tokenizer(num_samples: int = NUM_SAMPLES) -> PreTrainedTokenizerFast:
-    """Train on the texts of `num_samples` samples. Each digit is a token, as numbers are read digit by digit."""
+    """Train on the texts of `num_samples` samples. Each digit and each capital of a word in capitals is a token."""
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

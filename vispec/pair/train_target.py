@@ -57,10 +57,10 @@ STAGES = (
     ),
     Stage(
         name="grown",
-        num_pools=125,
+        num_pools=270,
         pool_size=160,
         tokens=4096,
-        learning_rate=6e-4,
+        learning_rate=1e-3,
         warm_up=0.03,
         final=0.0,
         shares=SHARES,

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from vispec.pair.batches import ROLES, TEXT_ROLES, Batch, PatchWords, dialogue_batches
+from vispec.pair.batches import ROLES, Batch, PatchWords, dialogue_batches
 from vispec.pair.chat import UNLABELLED, Chat
 from vispec.pair.recipe import Recipe, Stage, make_optimizers
+from vispec.pair.regions import THIRDS
 
 SEED = 1
 CLIP = 1.0
@@ -133,15 +134,14 @@ class Trainer:
                 named: dict[str, float] = {}
                 word_loss = self._word_loss(words, features, words.labels(batch.pictures), named)
                 loss = loss + stage.word_weight * word_loss
-                for role in ("character", "text"):
+                for role in (*THIRDS, "text"):
                     sums[role] = sums.get(role, 0) + named.get(role, 0.0)
             self._step(loss, stage.rate((self.pool + index / len(batches)) / stage.num_pools))
         return {key: value / len(batches) for key, value in sums.items()}
 
     def _words(self, stage: Stage) -> PatchWords:
         if self.words is None:
-            roles = TEXT_ROLES if stage.word_weight else ROLES
-            self.words = PatchWords(self.chat.tokenizer, stage.shares, SEED, roles)
+            self.words = PatchWords(self.chat.tokenizer, stage.shares, SEED)
         return self.words
 
     def _word_loss(
@@ -150,7 +150,7 @@ class Trainer:
         """How badly image features `[B, 144, H]` name the words of their patches; adds accuracies by role to `sums`."""
         classes = words.embeddings(self.first_embeddings)
         losses = []
-        for role, weight in words.roles.items():
+        for role, weight in ROLES.items():
             rows = (labels[role] != UNLABELLED).nonzero(as_tuple=True)
             if len(rows[0]):
                 logits = SHARPNESS / self.recipe.feature_length * features[rows].float() @ classes[role].T
