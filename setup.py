@@ -49,7 +49,7 @@ TORCH_TARGET_VERSION = "0x020a000000000000"  # 2.10: without it the library asks
 DEFAULT_ARCHS = "8.0;9.0;10.0;12.0+PTX"  # 8.6 and 8.9 run 8.0's code, later cards the PTX
 HOST_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 HOST_FLAGS += ["-fopenmp-simd", "-Wall", "-Wextra", "-DNDEBUG"]
-DEVICE_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+DEVICE_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 HOST_JOB_BYTES, NVCC_JOB_BYTES = 1 << 30, 5 << 30
 
 

@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "common/host_device.h"
+
 namespace vispec {
 
 struct Half {
@@ -14,9 +16,9 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-inline float to_float(float x) { return x; }
-inline float to_float(BFloat16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
-inline float to_float(Half x) {
+VISPEC_HOST_DEVICE float to_float(float x) { return x; }
+VISPEC_HOST_DEVICE float to_float(BFloat16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+VISPEC_HOST_DEVICE float to_float(Half x) {
   // Exponent and mantissa in fp32's places are the value times 2^-112, subnormals too; infinity and NaN have fp16's
   // largest exponent and need fp32's.
   const uint32_t sign = uint32_t{x.bits & 0x8000u} << 16, rest = uint32_t{x.bits & 0x7fffu} << 13;
@@ -26,19 +28,19 @@ inline float to_float(Half x) {
 
 // To the nearest, ties to even.
 template <class T>
-T from_float(float x);
+VISPEC_HOST_DEVICE T from_float(float x);
 
 template <>
-inline float from_float<float>(float x) {
+VISPEC_HOST_DEVICE float from_float<float>(float x) {
   return x;
 }
 template <>
-inline BFloat16 from_float<BFloat16>(float x) {
+VISPEC_HOST_DEVICE BFloat16 from_float<BFloat16>(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x), rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
   return {static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded)};
 }
 template <>
-inline Half from_float<Half>(float x) {
+VISPEC_HOST_DEVICE Half from_float<Half>(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
   const uint32_t normal = (rest - (112u << 23) + 0xfffu + (rest >> 13 & 1)) >> 13;
   // Below 2^-14 fp16 counts in steps of 2^-24, which is the last bit of a number in [0.5, 1): adding 0.5 rounds to it.
