@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,16 +19,16 @@ from vispec.tree import Tree
 class ScriptedDrafter:
     """Proposes trees whose deepest path is a given continuation: another drafter behind the same seam."""
 
-    def __init__(self, script: Tensor, tree: TreeConfig, vocab_size: int) -> None:
-        self.script, self.tree, self.vocab_size = script, tree, vocab_size
+    def __init__(self, script: Tensor, vocab_size: int) -> None:
+        self.script, self.vocab_size = script, vocab_size
         self.emitted = 0
 
     def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
         self.emitted = 1
 
-    def propose(self, root_tokens: Tensor) -> Tree:
+    def propose(self, root_tokens: Tensor, tree: TreeConfig) -> Tree:
         """A path of `depth + 1` script tokens; every other candidate is a sibling of a path node."""
-        tree, levels = self.tree, self.tree.max_accepted
+        levels = tree.max_accepted
         path = self.script[self.emitted : self.emitted + levels].tolist()
         path += [0] * (levels - len(path))
         tokens, parents, scores = [], [], []
@@ -63,5 +65,5 @@ class ScriptedDraft(Draft):
         super().__init__(make_draft(model).model, model)
         self.script = script
 
-    def new_drafter(self, target: Target, tree: TreeConfig, budget: int) -> Drafter:
-        return ScriptedDrafter(self.script, tree, target.vocab_size)
+    def new_drafter(self, target: Target, trees: Sequence[TreeConfig], budget: int) -> Drafter:
+        return ScriptedDrafter(self.script, target.vocab_size)

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 import vispec
 from golden_data import ATOL, GOLDEN
 from vispec.draft.drafter import ViSpecDrafter
-from vispec.tree import Tree
+from vispec.tree import Tree, TreeConfig
 
 
 def test_run_of_the_published_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,9 +29,9 @@ def test_run_of_the_published_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[Tensor] = []
     propose, update = ViSpecDrafter.propose, ViSpecDrafter.update
 
-    def recording_propose(self: ViSpecDrafter, root_tokens: Tensor) -> Tree:
+    def recording_propose(self: ViSpecDrafter, root_tokens: Tensor, tree: TreeConfig) -> Tree:
         states.append((int(self.cache_len), int(self.next_position)))
-        trees.append(propose(self, root_tokens))
+        trees.append(propose(self, root_tokens, tree))
         return trees[-1]
 
     def recording_update(self: ViSpecDrafter, tokens: Tensor, features: Tensor, num_accepted: Tensor) -> None:

@@ -21,7 +21,7 @@ from vispec.cache import CACHE_NAME
 from vispec.decoding import Decoded, Speculation, Stops, decode
 from vispec.draft.checkpoint import Draft
 from vispec.target import Target
-from vispec.tree import TreeConfig
+from vispec.tree import SameTree, TreeConfig
 
 MAX_FIRST_ROWS = 1024  # of new tokens, allocated before decoding; longer texts grow the caches
 
@@ -191,8 +191,9 @@ class _Accelerator:
         model_kwargs.pop(CACHE_NAME, None)  # generate's empty cache; the cycle brings its own
         stops = Stops(criteria)
         budget = int(min(stops.max_length - input_ids.shape[1], MAX_FIRST_ROWS))
-        drafter = self.draft.new_drafter(self.target, self.tree, budget)
-        decoded = decode(self.target, drafter, self.tree, input_ids, model_kwargs, stops, streamer, budget)
+        plan = SameTree(self.tree)
+        drafter = self.draft.new_drafter(self.target, plan.trees, budget)
+        decoded = decode(self.target, drafter, plan, input_ids, model_kwargs, stops, streamer, budget)
         if streamer is not None:
             streamer.end()
         return decoded

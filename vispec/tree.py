@@ -1,9 +1,10 @@
-"""The guess of one cycle: its size (`TreeConfig`) and its tensors (`Tree`)."""
+"""The guess of one cycle: its size (`TreeConfig`), who chooses that (`Plan`), and its tensors (`Tree`)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -58,6 +59,35 @@ class TreeConfig:
     def max_accepted(self) -> int:
         """Draft tokens that one cycle can accept at most."""
         return min(self.depth + 1, self.num_nodes - 1)
+
+
+class Plan(Protocol):
+    """Says what each cycle of one call drafts.
+
+    Attributes:
+        trees: All that may come, fixed for the call.
+    """
+
+    trees: Sequence[TreeConfig]
+
+    def next_tree(self, length: int) -> TreeConfig | None:
+        """What the next cycle drafts behind a text of `length` tokens: one of `trees`, or None for nothing."""
+
+    def note(self, num_accepted: Sequence[int], seconds: float) -> None:
+        """That cycle accepted so many draft tokens of each sequence (-1: it had finished) and took so long."""
+
+
+class SameTree:
+    """The plan of an explicit tree: it is drafted in every cycle."""
+
+    def __init__(self, tree: TreeConfig) -> None:
+        self.trees: Sequence[TreeConfig] = (tree,)
+
+    def next_tree(self, length: int) -> TreeConfig:
+        return self.trees[0]
+
+    def note(self, num_accepted: Sequence[int], seconds: float) -> None:
+        """Nothing to learn."""
 
 
 class Tree(NamedTuple):

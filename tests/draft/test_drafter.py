@@ -76,14 +76,14 @@ def prompt_of(texts: Sequence[Text], length: int) -> tuple[Prompt, Tensor]:
 def drafter_after(
     model: DraftModel, target: Target, tree: TreeConfig, texts: Sequence[Text], length: int, budget: int = 50
 ) -> ViSpecDrafter:
-    drafter = ViSpecDrafter(model, target, tree, budget)
+    drafter = ViSpecDrafter(model, target, [tree], budget)
     drafter.prefill(*prompt_of(texts, length))
     return drafter
 
 
-def update(drafter: ViSpecDrafter, text: Text, start: int, num_accepted: int) -> None:
+def update(drafter: ViSpecDrafter, tree: TreeConfig, text: Text, start: int, num_accepted: int) -> None:
     """Feed indices `start` to `start + num_accepted`, padded as in a cycle."""
-    width = drafter.tree.max_accepted + 1
+    width = tree.max_accepted + 1
     indices = torch.arange(start, start + width).clamp(max=start + num_accepted)
     features = text.features[indices].clone()
     features[num_accepted + 1 :] = 1e3  # padding is read by nothing that counts
@@ -115,20 +115,21 @@ def test_updates_equal_one_prefill(target: Target, tree: TreeConfig, kind: tuple
     step = 0
     while length < LENGTH:
         num_accepted = min(step % (tree.max_accepted + 1), LENGTH - length - 1)
-        drafter.propose(text.ids[length : length + 1])  # leaves rows behind that no later pass may see
+        drafter.propose(text.ids[length : length + 1], tree)  # leaves rows behind that no later pass may see
         drafter.reserve(length + num_accepted + 1)
-        update(drafter, text, length, num_accepted)
+        update(drafter, tree, text, length, num_accepted)
         length, step = length + num_accepted + 1, step + 1
 
     whole = drafter_after(model, target, tree, [text], LENGTH)
     assert_same_state(drafter, whole)
-    for ours, expected in zip(drafter.propose(text.ids[-1:]), whole.propose(text.ids[-1:]), strict=True):
+    roots = text.ids[-1:]
+    for ours, expected in zip(drafter.propose(roots, tree), whole.propose(roots, tree), strict=True):
         assert torch.equal(ours, expected)
 
 
 def expand(model: DraftModel, target: Target, text: Text, tree: TreeConfig) -> tuple[list[int], list[int]]:
     """EAGLE-2's expansion in lists: each node's whole path is run again, without a cache. Tokens and parents."""
-    one = ViSpecDrafter(model, target, TreeConfig(0, 1, 2), budget=1)
+    one = ViSpecDrafter(model, target, [TreeConfig(0, 1, 2)], budget=1)
 
     def run(path: list[int], outputs: list[Tensor]) -> Tensor:
         """The output after the text, its next token, and `path`."""
@@ -167,7 +168,7 @@ def expand(model: DraftModel, target: Target, text: Text, tree: TreeConfig) -> t
 @pytest.mark.parametrize("tree", [TreeConfig(2, 3, 14), TreeConfig(3, 2, 12), TreeConfig(0, 5, 6)], ids=str)
 def test_tree_equals_running_each_path_alone(target: Target, tree: TreeConfig, images: Runs) -> None:
     model, text = make_model(target, DRAFTS[0]), Text(target, images)
-    proposal = drafter_after(model, target, tree, [text], LENGTH).propose(text.ids[-1:])
+    proposal = drafter_after(model, target, tree, [text], LENGTH).propose(text.ids[-1:], tree)
     tokens, parents = expand(model, target, text, tree)
     assert proposal.tokens[0].tolist() == [int(text.ids[-1]), *tokens]
     assert proposal.parents[0].tolist() == [-1, *parents]
@@ -185,9 +186,9 @@ def test_ragged_batch_equals_one_by_one(target: Target, kind: tuple[int, int, bo
     num_accepted = torch.tensor([0, 1, 2, 3, 2, 1], dtype=torch.int32)
     for _ in range(3):
         roots = torch.stack([text.ids[length] for text in texts])
-        proposal = batch.propose(roots)
+        proposal = batch.propose(roots, tree)
         for row, single in enumerate(singles):
-            for ours, expected in zip(single.propose(roots[row : row + 1]), proposal, strict=True):
+            for ours, expected in zip(single.propose(roots[row : row + 1], tree), proposal, strict=True):
                 assert torch.equal(ours[0], expected[row])
         span = torch.arange(length, length + tree.max_accepted + 1)
         ids = torch.stack([text.ids[span + 1] for text in texts])
@@ -242,11 +243,24 @@ def test_propose_leaves_the_cache_in_use_alone(target: Target) -> None:
         drafter = drafter_after(make_model(target, DRAFTS[0]), target, TreeConfig(), [text], 30)
         rows = int(drafter.cache_len[0])
         before = drafter.k_cache[:, :, :rows].clone(), drafter.v_cache[:, :, :rows].clone(), drafter.hidden.clone()
-        first, second = drafter.propose(text.ids[30:31]), drafter.propose(text.ids[30:31])
+        first, second = drafter.propose(text.ids[30:31], TreeConfig()), drafter.propose(text.ids[30:31], TreeConfig())
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(drafter.k_cache[:, :, :rows], before[0])
     assert torch.equal(drafter.v_cache[:, :, :rows], before[1])
     assert torch.equal(drafter.hidden, before[2])
+
+
+@torch.no_grad()
+def test_state_is_changed_in_place(target: Target) -> None:
+    """So that a captured pass finds it where it was."""
+    text = Text(target, IMAGES["one image"])
+    drafter = drafter_after(make_model(target, DRAFTS[0]), target, TreeConfig(), [text], 20)
+    state = {name: value for name, value in vars(drafter).items() if isinstance(value, Tensor)}
+    drafter.propose(text.ids[20:21], TreeConfig())
+    drafter.reserve(21)
+    update(drafter, TreeConfig(), text, 20, 2)
+    assert all(getattr(drafter, name) is value for name, value in state.items())
+    assert {"cache_len", "next_position", "hidden", "k_cache", "v_cache"} < state.keys()
 
 
 def test_target_lends_its_own_modules(target: Target) -> None:
@@ -261,7 +275,7 @@ def test_target_lends_its_own_modules(target: Target) -> None:
     calls.clear()
     with torch.no_grad():
         drafter = drafter_after(make_model(target, DRAFTS[0]), target, TreeConfig(3, 2, 8), [text], 20)
-        drafter.propose(text.ids[20:21])
+        drafter.propose(text.ids[20:21], TreeConfig(3, 2, 8))
     for hook in hooks:
         hook.remove()
     assert calls == ["embed", "logits", *["embed", "logits"] * 3]

@@ -20,7 +20,7 @@ from vispec.tree import Tree
 def make_drafter(draft: str, tree: TreeConfig) -> ViSpecDrafter:
     model = golden_target(draft)
     loaded = golden_draft(draft, model)
-    return ViSpecDrafter(loaded.model, Target(model), tree, budget=16)
+    return ViSpecDrafter(loaded.model, Target(model), [tree], budget=16)
 
 
 def tree_mask(tree: Tree) -> Tensor:
@@ -80,7 +80,7 @@ def test_tree(draft: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         drafter.prefill(prompt, root_tokens)
         drafter.model.register_forward_hook(lambda module, args, output: passes.append((args[1], output)))
-        tree = drafter.propose(root_tokens)
+        tree = drafter.propose(root_tokens, config)
 
     assert tree.tokens[0].tolist() == recorded["tree_tokens"].tolist()
     assert tree.parents[0].tolist() == recorded["tree_parents"].tolist()
@@ -106,7 +106,7 @@ def test_cycles(draft: str) -> None:
         drafter.prefill(prompt, root_tokens)
         for _, name in (case for case in cases("cycle") if case[0] == draft):
             recorded = golden(draft, name)
-            tree = drafter.propose(root_tokens)
+            tree = drafter.propose(root_tokens, TreeConfig())
             assert tree.tokens[0].tolist() == recorded["tree_tokens"].tolist()
             assert tree.parents[0].tolist() == recorded["tree_parents"].tolist()
             prefix = len(recorded["prefix_ids"])
@@ -140,7 +140,7 @@ def test_cycles(draft: str) -> None:
             assert drafter.cache_len.tolist() == [int(recorded["drafter_kv_len"])]
             assert drafter.next_position.tolist() == [int(recorded["drafter_next_position"])]
 
-            following = drafter.propose(root_tokens)
+            following = drafter.propose(root_tokens, TreeConfig())
             assert following.tokens[0].tolist() == recorded["next_tree_tokens"].tolist()
             assert following.parents[0].tolist() == recorded["next_tree_parents"].tolist()
             assert following.depths[0].tolist() == recorded["next_tree_depths"].tolist()

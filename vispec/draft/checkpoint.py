@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ class Draft:
         if ours != theirs:
             raise ValueError(f"draft: expected the target's device and dtype {theirs}, got {ours}; load it again")
 
-    def new_drafter(self, target: Target, tree: TreeConfig, budget: int) -> Drafter:
-        """A drafter for one call of `generate` with about `budget` new tokens."""
-        return ViSpecDrafter(self.model, target, tree, budget)
+    def new_drafter(self, target: Target, trees: Sequence[TreeConfig], budget: int) -> Drafter:
+        """A drafter of these trees for one call of `generate` with about `budget` new tokens."""
+        return ViSpecDrafter(self.model, target, trees, budget)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors. The embedding is the target's and is not written."""

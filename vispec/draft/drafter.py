@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -15,23 +16,30 @@ from vispec.target import Prompt, Target
 from vispec.tree import Tree, TreeConfig
 
 WORD_BITS = 64
+MAX_CHAIN = 64  # new tokens that one update reads at least: a word of ancestor bits, and a small pass on any device
 
 
 class Drafter(Protocol):
-    """What the decoding cycle asks: read the prompt, guess, read what was kept. One object serves one `generate`."""
+    """What the decoding cycle asks: read the prompt, guess, read what was kept. One object serves one `generate`.
+
+    After `prefill` its state lives in tensors that `propose` and `update` change in place, so that both can be captured
+    in graphs, one a tree; only `reserve` may replace them.
+    """
 
     def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
         """Read the prompt. `root_tokens` int64 `[B]`: the target's first token."""
 
-    def propose(self, root_tokens: Tensor) -> Tree:
-        """Guess what follows `root_tokens` int64 `[B]`."""
+    def propose(self, root_tokens: Tensor, tree: TreeConfig) -> Tree:
+        """Guess what follows `root_tokens` int64 `[B]`; `tree` is one that the drafter was made for."""
 
     def update(self, tokens: Tensor, features: Tensor, num_accepted: Tensor) -> None:
-        """Read what a cycle kept.
+        """Read what a cycle kept, or what came since the last update in cycles without a draft.
 
         Args:
-            tokens: int64 `[B, P]`, the accepted tokens and then the bonus token; padded.
-            features: `[B, P, H]`, the target's features of the root and the accepted nodes; padded.
+            tokens: int64 `[B, P]`, the accepted tokens and then the bonus token; padded. P is at most `MAX_CHAIN` or
+                one more than a tree can have accepted.
+            features: `[B, P, H]`, the target's features of the tokens before those: the root and the accepted nodes;
+                padded.
             num_accepted: int32 `[B]`, a: `a + 1` entries of both are real. -1 for a finished sequence.
         """
 
@@ -47,20 +55,19 @@ class ViSpecDrafter:
     Args:
         model: The draft's weights, on the device and in the dtype of the target's LM head.
         target: Lends its embedding and its LM head.
-        tree: Size of the tree.
+        trees: Sizes of the trees that will be asked for.
         budget: Tokens that will probably be generated, for the first allocation.
     """
 
-    def __init__(self, model: DraftModel, target: Target, tree: TreeConfig, budget: int) -> None:
-        self.model, self.target, self.tree, self.budget = model, target, tree, budget
+    def __init__(self, model: DraftModel, target: Target, trees: Sequence[TreeConfig], budget: int) -> None:
+        self.model, self.target, self.budget = model, target, budget
         config, device = model.config, model.device
         self.scale = config.head_dim**-0.5
-        frontier_rows = torch.arange(tree.depth * tree.top_k, device=device)
-        self.frontier_bits = _bits(frontier_rows, frontier_rows.numel()).unflatten(0, (tree.depth, tree.top_k))
-        self.no_ancestors = self.frontier_bits.new_zeros(1, self.frontier_bits.shape[-1])
-        chain = _bits(torch.arange(tree.max_accepted + 1, device=device), tree.max_accepted + 1)
+        self.frontier_bits = {tree: _frontier_bits(tree, device) for tree in trees}
+        widest = max(MAX_CHAIN, *(tree.max_accepted + 1 for tree in trees))
+        chain = _bits(torch.arange(widest, device=device), widest)
         self.chain = chain.cumsum(0)  # distinct powers of two: the running sum is the running union
-        self.spare_rows = max(tree.depth * tree.top_k, tree.max_accepted + 1)
+        self.spare_rows = max(widest, *(tree.depth * tree.top_k for tree in trees))
 
     def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
         """Run the layer over every prompt's short sequence and keep its keys and values."""
@@ -86,20 +93,21 @@ class ViSpecDrafter:
         output = self.model(hidden, positions, self._attend_prompt)
         self.hidden = output[torch.arange(len(sequences), device=device), self.cache_len - 1]  # [B, H]
 
-    def propose(self, root_tokens: Tensor) -> Tree:
+    def propose(self, root_tokens: Tensor, tree: TreeConfig) -> Tree:
         """Expand the frontier `depth` times, keep the best candidates (section 3.3, EAGLE-2)."""
-        top_k, batch_size = self.tree.top_k, root_tokens.shape[0]
+        top_k, batch_size = tree.top_k, root_tokens.shape[0]
+        frontier_bits = self.frontier_bits[tree]
         logits = self.target.logits(self.hidden[:, None])
         scores = torch.zeros(batch_size, 1, dtype=torch.float32, device=logits.device)
         tokens, scores, frontier, frontier_tokens, frontier_scores = expand_frontier(logits, scores, top_k)
         all_tokens, all_scores = [tokens.flatten(1)], [scores.flatten(1)]
         all_parents = [torch.full_like(frontier, -1)]
         first_candidate = 0  # of the level that the frontier was chosen from
-        hidden, ancestors = self.hidden[:, None], self.no_ancestors.expand(batch_size, -1, -1)
-        for level in range(self.tree.depth):
+        hidden, ancestors = self.hidden[:, None], frontier_bits.new_zeros(batch_size, 1, frontier_bits.shape[-1])
+        for level in range(tree.depth):
             index = (frontier // top_k).long()[..., None]  # of the parent in the level before
             features = hidden.gather(1, index.expand(-1, -1, hidden.shape[2]))
-            ancestors = ancestors.gather(1, index.expand(-1, -1, ancestors.shape[2])) | self.frontier_bits[level]
+            ancestors = ancestors.gather(1, index.expand(-1, -1, ancestors.shape[2])) | frontier_bits[level]
             hidden = self._run_frontier(frontier_tokens, features, ancestors, level)
             all_parents.append((frontier + first_candidate).repeat_interleave(top_k, dim=1))
             first_candidate += all_tokens[-1].shape[1]
@@ -114,20 +122,21 @@ class ViSpecDrafter:
                 torch.cat(all_tokens, dim=1),
                 torch.cat(all_scores, dim=1),
                 torch.cat(all_parents, dim=1),
-                self.tree.num_nodes,
+                tree.num_nodes,
             )
         )
 
     def update(self, tokens: Tensor, features: Tensor, num_accepted: Tensor) -> None:
         """Run the layer over the new indices as a causal chain; rows past `num_accepted` are overwritten later."""
         hidden = self.model.fuse(self.target.embed(tokens), features, self.global_feature)
-        offsets = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.int32)
-        ancestors = self.chain.repeat(tokens.shape[0], 1, 1)
+        width = tokens.shape[1]
+        offsets = torch.arange(width, device=tokens.device, dtype=torch.int32)
+        ancestors = self.chain[:width, : num_words(width)].repeat(tokens.shape[0], 1, 1)
         output = self._run_rows(hidden, self.next_position[:, None] + offsets, ancestors, self.cache_len)
         last = num_accepted.clamp(min=0).long()[:, None, None].expand(-1, -1, output.shape[2])
-        self.hidden = output.gather(1, last)[:, 0]
-        self.cache_len = self.cache_len + (num_accepted + 1)
-        self.next_position = self.next_position + (num_accepted + 1)
+        self.hidden.copy_(output.gather(1, last)[:, 0])
+        self.cache_len += num_accepted + 1
+        self.next_position += num_accepted + 1
 
     def reserve(self, num_tokens: int) -> None:
         """Grow the cache by half where `num_tokens` and one cycle's rows would not fit."""
@@ -139,7 +148,7 @@ class ViSpecDrafter:
     def _run_frontier(self, tokens: Tensor, features: Tensor, ancestors: Tensor, level: int) -> Tensor:
         hidden = self.model.fuse(self.target.embed(tokens), features, self.global_feature)
         positions = (self.next_position + level)[:, None].expand(-1, tokens.shape[1])
-        return self._run_rows(hidden, positions, ancestors, self.cache_len + level * self.tree.top_k)
+        return self._run_rows(hidden, positions, ancestors, self.cache_len + level * tokens.shape[1])
 
     def _run_rows(self, hidden: Tensor, positions: Tensor, ancestors: Tensor, write_at: Tensor) -> Tensor:
         """Rows `[B, M, H]` that see the cache and, of the rows behind it, those whose bits are set in `ancestors`."""
@@ -157,8 +166,19 @@ class ViSpecDrafter:
         return out.transpose(1, 2)
 
 
+def num_words(rows: int) -> int:
+    """Words of ancestor bits for so many rows."""
+    return max(1, -(-rows // WORD_BITS))
+
+
+def _frontier_bits(tree: TreeConfig, device: torch.device) -> Tensor:
+    """The own bit of every frontier node of a tree, int64 `[depth, top_k, words]`."""
+    rows = torch.arange(tree.depth * tree.top_k, device=device)
+    return _bits(rows, rows.numel()).unflatten(0, (tree.depth, tree.top_k))
+
+
 def _bits(rows: Tensor, num_rows: int) -> Tensor:
     """One set bit a row: int64 `[len(rows), ceil(num_rows / 64)]`, bit `rows[i]` of row i."""
-    words = torch.arange(max(1, -(-num_rows // WORD_BITS)), device=rows.device)
+    words = torch.arange(num_words(num_rows), device=rows.device)
     bits = torch.ones_like(rows) << (rows % WORD_BITS)
     return torch.where(rows[:, None] // WORD_BITS == words, bits[:, None], 0)

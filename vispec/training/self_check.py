@@ -49,8 +49,8 @@ class _Observed(ViSpecDrafter):
 class _ObservedDraft(Draft):
     observed: _Observed
 
-    def new_drafter(self, target: Target, tree: TreeConfig, budget: int) -> _Observed:
-        self.observed = _Observed(self.model, target, tree, budget)
+    def new_drafter(self, target: Target, trees: Sequence[TreeConfig], budget: int) -> _Observed:
+        self.observed = _Observed(self.model, target, trees, budget)
         return self.observed
 
 
