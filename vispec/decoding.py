@@ -44,17 +44,17 @@ class Speculation:
         num_accepted: int32 `[num_cycles, B]`, accepted draft tokens as verified, before cutting at a stop; -1 once a
             sequence has finished. Its mean is the paper's tau.
         num_drafted: int32 `[B]`, drafted nodes in all.
-        trees: the tree of each cycle, None where nothing was drafted.
         num_emitted: int32 `[B]`, tokens really returned, prefill's first one included.
         seconds: wall time by stage: prefill (target and drafter), draft, verify, accept (with compaction), other.
+        trees: the tree of each cycle, None where nothing was drafted.
     """
 
     num_cycles: int
     num_accepted: Tensor
     num_drafted: Tensor
     num_emitted: Tensor
-    trees: list[TreeConfig | None]
     seconds: dict[str, float] = field(default_factory=dict)
+    trees: list[TreeConfig | None] = field(default_factory=list)
 
     @property
     def mean_accepted(self) -> float:
@@ -306,7 +306,7 @@ def decode(
         num_accepted=counts,
         num_drafted=((counts >= 0) * drafted[:, None]).sum(0).int(),
         num_emitted=torch.full((batch_size,), text.length - prompt_length, dtype=torch.int32),
-        trees=trees,
         seconds=clock.finish(),
+        trees=trees,
     )
     return Decoded(text.sequences, speculation, cache)
