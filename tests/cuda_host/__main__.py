@@ -1,0 +1,10 @@
+"""`python -m cuda_host FLAVOUR ARGUMENTS`: pytest on the host build of that flavour."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from cuda_host.build import environment
+
+sys.exit(subprocess.run([sys.executable, "-m", "pytest", *sys.argv[2:]], env=environment(sys.argv[1])).returncode)
