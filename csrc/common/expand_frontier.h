@@ -1,5 +1,7 @@
 #pragma once
 
+#include <bit>
+#include <cstddef>
 #include <cstdint>
 
 #include "common/layout.h"
@@ -31,6 +33,26 @@ VISPEC_HOST_DEVICE float child_score(float score, float logit, double log_sum_ex
 
 namespace cpu {
 void expand_frontier(const ExpandFrontierParams& p);
+}
+
+// How the CUDA back end cuts the work, by sizes alone: equal calls give equal bits on any device.
+constexpr int kFrontierChunk = 8192;  // tokens a block: ten rows of 152k make 190 blocks, an H100 has 132 processors
+constexpr int kShortList = 32;        // up to that many best tokens are a list in a warp's registers
+
+constexpr int frontier_chunks(const ExpandFrontierParams& p) {
+  return (p.vocab_size + kFrontierChunk - 1) / kFrontierChunk;
+}
+
+// Keys in a longer list, which is sorted in memory.
+constexpr int frontier_list(const ExpandFrontierParams& p) {
+  return static_cast<int>(std::bit_ceil(static_cast<unsigned>(p.top_k)));
+}
+
+// Bytes of scratch memory on CUDA: the best keys, the maximum and the sum of each chunk, or whole lists of keys.
+constexpr size_t expand_frontier_workspace(const ExpandFrontierParams& p) {
+  const size_t rows = static_cast<size_t>(p.batch) * p.num_nodes;
+  if (p.top_k > kShortList) return rows * frontier_list(p) * sizeof(uint64_t);
+  return rows * frontier_chunks(p) * (p.top_k * sizeof(uint64_t) + 2 * sizeof(float));
 }
 
 }  // namespace vispec

@@ -67,4 +67,47 @@ namespace cpu {
 void select_tokens(const SelectTokensParams& p);
 }
 
+// How the CUDA back end cuts a row, by sizes alone.
+constexpr int kSelectChunk = 8192;  // tokens a block: 64 rows of 152k make 1,216 blocks
+constexpr int kSelectGroup = 64;    // tokens under one maximum
+
+constexpr int select_chunks(const SelectTokensParams& p) { return (p.vocab_size + kSelectChunk - 1) / kSelectChunk; }
+constexpr int select_groups(const SelectTokensParams& p) { return (p.vocab_size + kSelectGroup - 1) / kSelectGroup; }
+constexpr int select_words(const SelectTokensParams& p) { return (p.vocab_size + 31) / 32; }
+
+// Scratch memory on CUDA. A null pointer: not needed for this call.
+struct SelectTokensScratch {
+  uint64_t* best;    // [rows, chunks] key of the largest value
+  double* score;     // [rows, chunks] best noisy score
+  int32_t* drawn;    // [rows, chunks] its token
+  float* mass;       // [rows, chunks] sum of exp(x - the chunk's largest)
+  float* group_max;  // [rows, groups] largest value of each group
+  float* boundary;   // [rows] the value from which on top_k and top_p keep
+  uint32_t* used;    // [rows, words] bits of the tokens that repetition_penalty is for
+};
+
+// Lays the arrays out from `base` on and returns the bytes they take.
+inline size_t select_tokens_scratch(const SelectTokensParams& p, char* base, SelectTokensScratch& scratch) {
+  const size_t rows = static_cast<size_t>(p.batch) * p.num_nodes, parts = rows * select_chunks(p);
+  const bool draws = p.temperature != nullptr, filters = p.top_k != nullptr || p.top_p != nullptr;
+  size_t bytes = 0;
+  const auto take = [&]<class T>(T*& array, size_t count) {
+    array = count > 0 ? reinterpret_cast<T*>(base + bytes) : nullptr;
+    bytes += count * sizeof(T);
+  };
+  take(scratch.best, parts);  // eight bytes an element first: all are aligned
+  take(scratch.score, draws ? parts : 0);
+  take(scratch.drawn, draws ? parts : 0);
+  take(scratch.mass, p.top_p != nullptr ? parts : 0);
+  take(scratch.group_max, draws ? rows * select_groups(p) : 0);
+  take(scratch.boundary, filters ? rows : 0);
+  take(scratch.used, p.repetition_penalty != nullptr ? rows * select_words(p) : 0);
+  return bytes;
+}
+
+inline size_t select_tokens_workspace(const SelectTokensParams& p) {
+  SelectTokensScratch scratch;
+  return select_tokens_scratch(p, nullptr, scratch);
+}
+
 }  // namespace vispec

@@ -10,7 +10,7 @@
 #include "common/compact_kv.h"
 #include "common/expand_frontier.h"
 #include "common/select_tokens.h"
-#include "common/tree_attention.h"
+#include "common/tree_attention_plan.h"
 
 namespace vispec::cuda {
 
@@ -18,8 +18,10 @@ cudaError_t accept_path(const AcceptPathParams& p, cudaStream_t stream);
 cudaError_t append_kv(const AppendKvParams& p, cudaStream_t stream);
 cudaError_t build_tree(const BuildTreeParams& p, cudaStream_t stream);
 cudaError_t compact_kv(const CompactKvParams& p, cudaStream_t stream);
-cudaError_t expand_frontier(const ExpandFrontierParams& p, cudaStream_t stream);
-cudaError_t select_tokens(const SelectTokensParams& p, cudaStream_t stream);
-cudaError_t tree_attention(const TreeAttentionParams& p, cudaStream_t stream);
+cudaError_t expand_frontier(const ExpandFrontierParams& p, void* workspace, cudaStream_t stream);
+cudaError_t select_tokens(const SelectTokensParams& p, void* workspace, cudaStream_t stream);
+// `workspace`: tree_attention_workspace(p, plan) bytes, aligned to 16; null if that is 0.
+cudaError_t tree_attention(const TreeAttentionParams& p, const TreeAttentionPlan& plan, void* workspace,
+                           cudaStream_t stream);
 
 }  // namespace vispec::cuda
