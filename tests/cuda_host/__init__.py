@@ -13,9 +13,9 @@ same name. Each thread of a block is a fiber; blocks run one after the other. Wh
         (ours,) = same_in_every_schedule(run, schedules)  # bit for bit, or an AssertionError
 
 `run_kernel` fills the launcher's parameter struct by name, every field of it: tensors become pointers, None is null,
-a dtype is a DType, a tuple a nested struct. Arguments between the parameters and the stream (workspaces, numbers)
-follow the schedule, in order. A broken rule (`block.cpp` has them all) raises KernelError with a text that names the
-line.
+a dtype is a DType, a tuple a nested struct. Arguments between the parameters and the stream follow the schedule, in
+order: workspaces as tensors, plans by `make_struct("TreeAttentionPlan", field=...)`, numbers. A broken rule (block.cpp
+has them all) raises KernelError with a text that names the line.
 
 Nobody else's memory is watched in the plain build. `test_sanitizers.py` runs every `test_NAME.py` again in a process of
 its own under AddressSanitizer + UBSan ("asan") and under ThreadSanitizer ("tsan", the race check), which are about ten

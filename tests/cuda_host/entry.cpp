@@ -11,11 +11,17 @@
 
 namespace {
 
-// Between the parameters and the stream a launcher may take pointers and numbers: `extras`, 8 bytes each.
+// Between the parameters and the stream a launcher may take pointers, numbers and references to structs: `extras`, 8
+// bytes each, a reference's being the address.
 template <class T>
 T extra(uint64_t bits) {
-  if constexpr (std::is_pointer_v<T>) return reinterpret_cast<T>(bits);
-  return static_cast<T>(bits);
+  if constexpr (std::is_reference_v<T>) {
+    return *reinterpret_cast<std::remove_reference_t<T>*>(bits);
+  } else if constexpr (std::is_pointer_v<T>) {
+    return reinterpret_cast<T>(bits);
+  } else {
+    return static_cast<T>(bits);
+  }
 }
 
 template <class... A>

@@ -16,6 +16,7 @@ from torch import Tensor
 from cuda_host.build import CSRC, FLAVOUR, build
 
 T = TypeVar("T")
+Extra = Tensor | ctypes.Structure | int | None  # an argument of a launcher: pointer, reference, number
 
 
 class KernelError(Exception):
@@ -153,7 +154,7 @@ def params_of(name: str) -> str:
     return declared[1]
 
 
-def run_kernel(name: str, schedule: Schedule, *extras: Tensor | int | None, **values: Any) -> None:
+def run_kernel(name: str, schedule: Schedule, *extras: Extra, **values: Any) -> None:
     """Run operator `name` with the parameters `values`; `extras` are the arguments between them and the stream."""
     params = params_of(name)
     launch(
@@ -170,15 +171,14 @@ def run_file(source: Path, launcher: str, params: str, schedule: Schedule, **val
     launch(load(launcher, source, str(header), params), schedule, make_struct(params, header, **values), ())
 
 
-def launch(
-    library: ctypes.CDLL, schedule: Schedule, params: ctypes.Structure, extras: Sequence[Tensor | int | None]
-) -> None:
+def launch(library: ctypes.CDLL, schedule: Schedule, params: ctypes.Structure, extras: Sequence[Extra]) -> None:
     """Call, and raise what went wrong."""
     if library.vispec_params_bytes() != ctypes.sizeof(params):
         raise TypeError(f"{type(params).__name__}: {ctypes.sizeof(params)} bytes here, not so in C++")
     if library.vispec_num_extras() != len(extras):
         raise TypeError(f"the launcher takes {library.vispec_num_extras()} arguments more, got {len(extras)}")
-    words = (ctypes.c_uint64 * max(1, len(extras)))(*(plain(extra) or 0 for extra in extras))
+    addresses = [ctypes.addressof(extra) if isinstance(extra, ctypes.Structure) else plain(extra) for extra in extras]
+    words = (ctypes.c_uint64 * max(1, len(extras)))(*(address or 0 for address in addresses))
     order = ["forward", "reverse", "random"].index(schedule.order)
     how = ScheduleStruct(order, ["issue", "wait"].index(schedule.copies), schedule.seed)
     error = library.vispec_run(ctypes.byref(params), words, ctypes.byref(how))

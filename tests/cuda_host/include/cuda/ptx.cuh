@@ -4,7 +4,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -48,11 +47,12 @@ inline float exp2_approx(float x) {
 template <class T>
 uint32_t pack2(float low, float high) {
   static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
-  if constexpr (std::is_same_v<T, __half>) {
-    return std::bit_cast<uint32_t>(__floats2half2_rn(low, high));
-  } else {
-    return std::bit_cast<uint32_t>(__floats2bfloat162_rn(low, high));
+  uint16_t bits[2];
+  for (int i = 0; i < 2; ++i) {
+    const T x(i == 0 ? low : high);
+    std::memcpy(&bits[i], &x, 2);
   }
+  return uint32_t{bits[1]} << 16 | bits[0];
 }
 
 inline uint4 load_16_once(const void* global, host::Where where = host::Where::current()) {
