@@ -1,7 +1,6 @@
 // Floor: reads and writes 2 * B * Hkv * N * D elements, 512 KiB in all at Hkv = 4, N = 64, D = 128 in bf16: the launch
 // is the cost.
 #include "common/append_kv.h"
-
 #include "cuda/launch.cuh"
 #include "cuda/operators.h"
 #include "cuda/vectors.cuh"
@@ -36,9 +35,8 @@ cudaError_t append_kv(const AppendKvParams& p, cudaStream_t stream) {
   const uint64_t bits = address_bits(p.k, p.k_strides) | address_bits(p.v, p.v_strides) |
                         address_bits(p.k_cache, p.cache) | address_bits(p.v_cache, p.cache) | p.row_bytes;
   const dim3 grid(p.num_nodes, p.num_kv_heads, p.batch);
-  return dispatch_vector(vector_bytes(bits), [&]<class Vec>() {
-    return launch(append_kv_kernel<Vec>, grid, kThreads, 0, stream, p);
-  });
+  return dispatch_vector(vector_bytes(bits),
+                         [&]<class Vec>() { return launch(append_kv_kernel<Vec>, grid, kThreads, 0, stream, p); });
 }
 
 }  // namespace vispec::cuda
