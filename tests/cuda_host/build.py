@@ -10,7 +10,6 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ CSRC = Path(os.environ.get("VISPEC_HOST_CSRC", ROOT / "csrc"))  # another one: a
 OUTPUT = Path(os.environ.get("VISPEC_HOST_BUILD", ROOT / "build" / "cuda_host"))
 FLAVOUR = os.environ.get("VISPEC_HOST_FLAVOUR", "plain")  # of this process
 
-COMMON = ["-std=c++20", "-g", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-strict-aliasing"]
+COMMON = ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-strict-aliasing"]
 COMMON += ["-Wno-unknown-pragmas"]
 
 
@@ -44,7 +43,7 @@ FLAVOURS = {
     # Misaligned vectors would be a crash: the compiler's check calls block.cpp, without the sanitizer's library.
     "plain": Flavour(["-O2", "-fsanitize=alignment,null"], ["-O2", "-DVISPEC_PLAIN"], [], [], {}),
     "asan": Flavour(
-        ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+        ["-O1", "-fsanitize=address,undefined", "-fno-sanitize=null,vptr,pointer-overflow", "-fno-sanitize-recover=all"],
         ["-O2", "-DVISPEC_ASAN"],
         ["-fsanitize=address,undefined"],
         ["libasan.so", "libubsan.so"],
@@ -110,10 +109,10 @@ def environment(flavour: str) -> dict[str, str]:
     return {**os.environ, **preload, **chosen.options, "VISPEC_HOST_FLAVOUR": flavour, "OMP_NUM_THREADS": "1"}
 
 
-def headers() -> Iterator[Path]:
-    """Every file that a kernel's build may include."""
-    for folder in (CSRC / "common", CSRC / "cuda", HERE):
-        yield from sorted(path for path in folder.rglob("*") if path.suffix in (".h", ".cuh"))
+def sources_of(units: list[Path], flags: list[str]) -> list[Path]:
+    """The units and all that they include, but for system headers."""
+    rules = call([compiler(), "-std=c++20", *flags, "-MM", "-x", "c++", *map(str, units)]).stdout
+    return sorted({Path(name) for name in rules.replace("\\\n", " ").split() if not name.endswith(".o:")})
 
 
 def build(name: str, source: Path, header: str, params: str, flavour: str = FLAVOUR) -> Path:
@@ -129,7 +128,7 @@ def build(name: str, source: Path, header: str, params: str, flavour: str = FLAV
         (HERE / "ptx.cpp", chosen.scheduler),
     ]
     state = hashlib.sha256(repr((compiler(), COMMON, flags, units, chosen.link)).encode())
-    for path in [*headers(), *(unit for unit, _ in units)]:
+    for path in sources_of([unit for unit, _ in units], flags + entry):
         state.update(path.read_bytes())
     stem = f"{name}-{flavour}"
     library = OUTPUT / f"{stem}-{state.hexdigest()[:16]}.so"
