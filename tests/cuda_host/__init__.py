@@ -30,7 +30,7 @@ kernel and `ptx.cpp` share (`test_on_gpu.py` compares those with a device).
 
 from __future__ import annotations
 
-from cuda_host.build import FLAVOUR, FLAVOURS, MissingToolsError, build, check_tools, environment
+from cuda_host.build import CSRC, FLAVOUR, FLAVOURS, MissingToolsError, build, check_tools, environment
 from cuda_host.run import (
     DEFAULT_SCHEDULES,
     FULL_SCHEDULES,
@@ -39,12 +39,14 @@ from cuda_host.run import (
     byte_strides,
     make_struct,
     run_file,
+    run_file_on_device,
     run_kernel,
     same_in_every_schedule,
     sweep,
 )
 
 __all__ = [
+    "CSRC",
     "DEFAULT_SCHEDULES",
     "FLAVOUR",
     "FLAVOURS",
@@ -58,6 +60,7 @@ __all__ = [
     "environment",
     "make_struct",
     "run_file",
+    "run_file_on_device",
     "run_kernel",
     "same_in_every_schedule",
     "sweep",

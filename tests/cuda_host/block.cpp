@@ -333,7 +333,7 @@ void run_grid(dim3 grid, dim3 block_dim, size_t shared_bytes, void (*body)(const
   if (shared_bytes > kMaxShared) throw std::runtime_error("launch: a block has 227 KiB of shared memory");
   grid_size = grid, block_size = block_dim, shared_size = shared_bytes;
   kernel_body = body, kernel_arguments = arguments;
-  random_state = schedule.seed * 0x9E3779B97F4A7C15u + 1;
+  random_state = (schedule.seed + 1) * 0x9E3779B97F4A7C15u;
 #ifdef VISPEC_ASAN
   __asan_unpoison_memory_region(shared, sizeof shared);
   __asan_poison_memory_region(shared + shared_size, sizeof shared - shared_size);

@@ -43,7 +43,12 @@ FLAVOURS = {
     # Misaligned vectors would be a crash: the compiler's check calls block.cpp, without the sanitizer's library.
     "plain": Flavour(["-O2", "-fsanitize=alignment,null"], ["-O2", "-DVISPEC_PLAIN"], [], [], {}),
     "asan": Flavour(
-        ["-O1", "-fsanitize=address,undefined", "-fno-sanitize=null,vptr,pointer-overflow", "-fno-sanitize-recover=all"],
+        [
+            "-O1",
+            "-fsanitize=address,undefined",
+            "-fno-sanitize=null,vptr,pointer-overflow",
+            "-fno-sanitize-recover=all",
+        ],
         ["-O2", "-DVISPEC_ASAN"],
         ["-fsanitize=address,undefined"],
         ["libasan.so", "libubsan.so"],
@@ -106,7 +111,9 @@ def environment(flavour: str) -> dict[str, str]:
             raise MissingToolsError(f"no {name} beside {compiler()}")
         libraries.append(str(path.resolve()))
     preload = {"LD_PRELOAD": " ".join(libraries)} if libraries else {}
-    return {**os.environ, **preload, **chosen.options, "VISPEC_HOST_FLAVOUR": flavour, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    own = {"VISPEC_HOST_FLAVOUR": flavour, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return {**os.environ, **preload, **chosen.options, **own}
 
 
 def sources_of(units: list[Path], flags: list[str]) -> list[Path]:
@@ -148,6 +155,19 @@ def build(name: str, source: Path, header: str, params: str, flavour: str = FLAV
         (work / "library.so").replace(library)
     finally:
         shutil.rmtree(work)
+    return library
+
+
+def build_for_device(source: Path, header: Path, launcher: str, params: str, arch: str = "native") -> Path:
+    """The same by nvcc, for the GPU that is there."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        raise MissingToolsError("no nvcc: kernels cannot be compiled for the device")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    library = OUTPUT / f"{launcher}-device.so"
+    flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", f"-arch={arch}", "-shared", "-Xcompiler=-fPIC"]
+    names = [f'-DVISPEC_HEADER="{header}"', f"-DVISPEC_LAUNCHER={launcher}", f"-DVISPEC_PARAMS={params}"]
+    call([nvcc, *flags, *names, f"-I{CSRC}", str(source), str(HERE / "device_entry.cu"), "-o", str(library)])
     return library
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from cuda_host.build import CSRC, FLAVOUR, build
+from cuda_host.build import CSRC, FLAVOUR, build, build_for_device
 
 T = TypeVar("T")
 Extra = Tensor | ctypes.Structure | int | None  # an argument of a launcher: pointer, reference, number
@@ -169,6 +169,16 @@ def run_file(source: Path, launcher: str, params: str, schedule: Schedule, **val
     """Run a launcher of a test's own source file, which has a header of the same name beside it."""
     header = source.with_suffix(".h")
     launch(load(launcher, source, str(header), params), schedule, make_struct(params, header, **values), ())
+
+
+def run_file_on_device(source: Path, launcher: str, params: str, **values: Any) -> None:
+    """The same on the GPU, on tensors there."""
+    header = source.with_suffix(".h")
+    library = ctypes.CDLL(str(build_for_device(source, header, launcher, params)))
+    library.vispec_run.restype = ctypes.c_char_p
+    error = library.vispec_run(ctypes.byref(make_struct(params, header, **values)))
+    if error is not None:
+        raise KernelError(error.decode())
 
 
 def launch(library: ctypes.CDLL, schedule: Schedule, params: ctypes.Structure, extras: Sequence[Extra]) -> None:

@@ -26,7 +26,6 @@ def vocabulary_case() -> dict[str, Tensor]:
 def expected_answers(case: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rows of int32 `[n, 32]`, in the kernel's order."""
     x = case["floats"]
-    own_half = LANES // 16 * 16
     rows = torch.stack([x[4 * (lane % 8) : 4 * (lane % 8) + 4] for lane in range(32)])
     low = torch.where(LANES % 3 != 0, rows[LANES, LANES % 4], 0)
     bits = [int(word) & 0xFFFFFFFF for word in x.view(torch.int32)]
@@ -41,8 +40,8 @@ def expected_answers(case: dict[str, Tensor]) -> dict[str, Tensor]:
         "pack2 bf16": pairs(x.bfloat16(), (2 * x).bfloat16()),
         "shfl": x[(LANES + 3) % 32],
         "shfl 8": x[LANES // 8 * 8 + 5],
-        "shfl_up 16": x[torch.where(LANES - 3 >= own_half, LANES - 3, LANES)],
-        "shfl_down 16": x[torch.where(LANES + 3 < own_half + 16, LANES + 3, LANES)],
+        "shfl_up 16": x[torch.where(LANES % 16 < 3, LANES, LANES - 3)],
+        "shfl_down 16": x[torch.where(LANES % 16 < 13, LANES + 3, LANES)],
         "shfl_xor": x[LANES ^ 9],
         "shfl_xor 8": x[torch.where((LANES ^ 12) < LANES // 8 * 8 + 8, LANES ^ 12, LANES)],
         "shfl halves": x[torch.where(LANES < 16, 7, 20)],
