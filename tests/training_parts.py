@@ -51,7 +51,7 @@ class ImageQwenProcessor(Qwen2_5_VLProcessor):
         self.chat_template = tokenizer.chat_template.replace(f"'{self.image_token}'", f"'{frame}'")
 
 
-def make_parts(family: str, seed: int = 0) -> tuple[PreTrainedModel, Any]:
+def make_parts(family: str, seed: int = 1) -> tuple[PreTrainedModel, Any]:
     """A random target in eval mode, and what makes its inputs; both read the pair's vocabulary."""
     tokenizer = load_tokenizer()
     tokenizer.add_tokens([VIDEO], special_tokens=True)

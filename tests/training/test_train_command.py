@@ -102,7 +102,7 @@ def test_one_command_trains_a_draft(
     assert main(command(user_files, output)) == 0
     told = capfd.readouterr()
     for line in (
-        r"target: LlavaForConditionalGeneration, 2\.4M parameters, float32 on cpu; draft: 0\.7M",
+        r"target: LlavaForConditionalGeneration, 2\.\dM parameters, float32 on cpu; draft: 0\.7M",
         r"vision: \d+ samples to train on, \d held out; step 0 of 1\d",
         r"vision: decoding feeds the draft what training does \(differences <= \S+\)",
         r'vision: {"top1_step1": .*, "tau": .*}',
