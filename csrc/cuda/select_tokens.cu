@@ -153,6 +153,12 @@ __device__ __forceinline__ Draw best_of_warp(Draw draw) {
   return draw;
 }
 
+// noisy_score, or minus infinity where min_p drops the token. A call: few tokens come this far, and two logarithms in
+// fp64 for each of a thread's eight would crowd the code out.
+__attribute__((noinline)) __device__ double kept_score(float x, float max, double min_p, uint32_t word) {
+  return exp(static_cast<double>(x) - max) < min_p ? kMinusInfinity : noisy_score(x, word);
+}
+
 // What a row's draw goes by.
 struct DrawRule {
   uint64_t seed;
@@ -178,11 +184,8 @@ struct DrawRule {
     return x >= boundary && x - max + kLargestNoise >= static_cast<float>(best.score - max);
   }
 
-  __device__ __forceinline__ Draw after(const Draw& best, int token, float x, uint32_t word) const {
-    const auto best_above_max = static_cast<float>(best.score - max);
-    if (x < boundary || !may_reach(best_above_max - (x - max), word)) return best;
-    if (exp(static_cast<double>(x) - max) < min_p) return best;
-    return better(best, {noisy_score(x, word), token});
+  __device__ __forceinline__ bool may_win(float x, uint32_t word, const Draw& best) const {
+    return x >= boundary && may_reach(static_cast<float>(best.score - max) - (x - max), word);
   }
 };
 
@@ -191,6 +194,23 @@ __device__ __forceinline__ uint32_t word_of(const PhiloxWords& words, int token)
   const uint32_t low = token % 2 == 0 ? words.word[0] : words.word[1];
   const uint32_t high = token % 2 == 0 ? words.word[2] : words.word[3];
   return token % 4 < 2 ? low : high;
+}
+
+template <int kWidth>
+__device__ __forceinline__ Draw best_of_vector(const DrawRule& rule, const float (&x)[kWidth], int first,
+                                               int vocab_size, Draw best) {
+#pragma unroll
+  for (int i = 0; i < kWidth; i += 4) {
+    const PhiloxWords words = rule.words(first + i);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int token = first + i + j;
+      if (token < vocab_size && rule.may_win(x[i + j], words.word[j], best)) {
+        best = better(best, {kept_score(x[i + j], rule.max, rule.min_p, words.word[j]), token});
+      }
+    }
+  }
+  return best;
 }
 
 // Grid (chunks, N, B). Every thread begins with the draw of the row's largest value: no filter drops it, and it rules
@@ -212,19 +232,16 @@ __global__ void __launch_bounds__(kThreads) select_tokens_draw_kernel(const Sele
   const float* group_max = a.scratch.group_max + row * a.num_groups;
   for (int i = 0; i < kLoads<T>; ++i) {
     const int first = chunk * kSelectChunk + (i * kThreads + threadIdx.x) * kWidth;
-    if (first >= a.p.vocab_size || !rule.in_reach(group_max[first / kSelectGroup], best)) continue;
-    float x[kWidth];
-    values.values(first, x);
-#pragma unroll
-    for (int j = 0; j < kWidth; j += 4) {
-      const PhiloxWords words = rule.words(first + j);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        if (first + j + k < a.p.vocab_size) best = rule.after(best, first + j + k, x[j + k], words.word[k]);
-      }
+    const int before = best.token;
+    if (first < a.p.vocab_size && rule.in_reach(group_max[first / kSelectGroup], best)) {
+      float x[kWidth];
+      values.values(first, x);
+      best = best_of_vector(rule, x, first, a.p.vocab_size, best);
     }
+    // What one lane has found spares the others, which in a flat row would all go on to beat draws of their own; and
+    // all lanes end with the warp's best.
+    if (__any_sync(kAllLanes, best.token != before)) best = best_of_warp(best);
   }
-  best = best_of_warp(best);
   if (threadIdx.x % 32 == 0) {
     scores[threadIdx.x / 32] = best.score;
     tokens[threadIdx.x / 32] = best.token;

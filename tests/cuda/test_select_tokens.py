@@ -1,4 +1,4 @@
-"""select_tokens' kernels on the host: argmax and draws equal to the reference's and the CPU's, every filter, odd rows."""
+"""select_tokens on the host: argmax and draws equal to the reference's and the CPU's, every filter, odd rows."""
 
 from __future__ import annotations
 
