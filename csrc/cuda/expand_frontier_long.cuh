@@ -63,7 +63,7 @@ __device__ void sort_best(int n, int count, const KeyOf& key_of, uint64_t* best,
 
 // Grid (F, B).
 template <class T>
-__global__ void __launch_bounds__(kLongThreads)
+__global__ void __launch_bounds__(kLongThreads, 1)
     expand_frontier_sort_kernel(const ExpandFrontierParams p, uint64_t* lists, int size) {
   LongShared& shared = *reinterpret_cast<LongShared*>(dynamic_shared());
   const int node = blockIdx.x, seq = blockIdx.y;
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kLongThreads)
 }
 
 // Grid (B).
-__global__ void __launch_bounds__(kLongThreads)
+__global__ void __launch_bounds__(kLongThreads, 1)
     expand_frontier_choose_kernel(const ExpandFrontierParams p, uint64_t* lists, int size) {
   LongShared& shared = *reinterpret_cast<LongShared*>(dynamic_shared());
   const int seq = blockIdx.x, num_candidates = p.num_nodes * p.top_k;
