@@ -1,4 +1,4 @@
-// Floor: reads and writes 2 * B * Hkv * N * D elements, 512 KiB in all at Hkv = 4, N = 64, D = 128 in bf16: the launch
+// Floor: reads and writes 2 * B * Hkv * N * D elements, 256 KiB in all at Hkv = 4, N = 64, D = 128 in bf16: the launch
 // is the cost.
 #include "common/append_kv.h"
 #include "cuda/launch.cuh"
