@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from cuda_host import CSRC, environment
+from cuda_host import CSRC, environment, pytest_command
 
 HERE = Path(__file__).resolve().parent
 NAMES = ["vocabulary", *sorted(source.stem for source in (CSRC / "cuda").glob("*.cu"))]
@@ -18,7 +17,6 @@ NAMES = ["vocabulary", *sorted(source.stem for source in (CSRC / "cuda").glob("*
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("flavour", ["asan", "tsan"])
 def test_no_report(flavour: str, name: str, marks: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", f"{marks} and not gpu"]
-    command.append(str(HERE / f"test_{name}.py"))
+    command = pytest_command("-m", f"{marks} and not gpu", str(HERE / f"test_{name}.py"))
     done = subprocess.run(command, env=environment(flavour), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"

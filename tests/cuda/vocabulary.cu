@@ -1,9 +1,8 @@
-#include "vocabulary.h"
-
 #include <bit>
 
 #include "cuda/launch.cuh"
 #include "cuda/ptx.cuh"
+#include "vocabulary.h"
 
 namespace vispec::cuda {
 namespace {

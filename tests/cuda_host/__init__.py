@@ -30,7 +30,7 @@ kernel and `ptx.cpp` share (`test_on_gpu.py` compares those with a device).
 
 from __future__ import annotations
 
-from cuda_host.build import CSRC, FLAVOUR, FLAVOURS, MissingToolsError, build, check_tools, environment
+from cuda_host.build import CSRC, FLAVOUR, FLAVOURS, MissingToolsError, build, check_tools, environment, pytest_command
 from cuda_host.run import (
     DEFAULT_SCHEDULES,
     FULL_SCHEDULES,
@@ -59,6 +59,7 @@ __all__ = [
     "check_tools",
     "environment",
     "make_struct",
+    "pytest_command",
     "run_file",
     "run_file_on_device",
     "run_kernel",

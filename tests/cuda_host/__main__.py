@@ -5,6 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from cuda_host.build import environment
+from cuda_host.build import environment, pytest_command
 
-sys.exit(subprocess.run([sys.executable, "-m", "pytest", *sys.argv[2:]], env=environment(sys.argv[1])).returncode)
+sys.exit(subprocess.run(pytest_command(*sys.argv[2:]), env=environment(sys.argv[1])).returncode)

@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,11 @@ def check_tools() -> None:
     """Raises MissingToolsError where kernels cannot be compiled."""
     compiler()
     toolkit_includes()
+
+
+def pytest_command(*arguments: str) -> list[str]:
+    """Stops at the first failure; a sanitizer's report goes to stderr itself and not into pytest's files."""
+    return [sys.executable, "-m", "pytest", "-x", "-q", "--capture=sys", "-p", "no:cacheprovider", *arguments]
 
 
 def environment(flavour: str) -> dict[str, str]:
