@@ -21,17 +21,20 @@ constexpr int tile_dim(int head_dim) {
 
 // K and V of one tile take 32 KiB at D = 128 and 256: two blocks or three with two stages each keep 64 KiB or more
 // under way on a multiprocessor, where latency times its share of the bandwidth of an H100 is some 25. The tallest
-// tile has twice the keys for its two warps of keys, so that each loads its queries half as often.
-constexpr int tile_keys(int dim, int rows) { return dim == 256 ? 32 : rows == 128 ? 128 : 64; }
+// tile has more keys, so that each of its warps loads its queries less often; with 128 of them at D = 128 or 96 it
+// spilled.
+constexpr int tile_keys(int dim, int rows) { return dim == 256 ? 32 : rows < 128 ? 64 : dim >= 96 ? 96 : 128; }
 
 // Bytes of a row in shared memory, so laid out that eight rows at one column lie in different banks: powers of two
 // are swizzled, the others padded to an odd number of 16 bytes.
 constexpr int tile_row_bytes(int dim) { return (dim & (dim - 1)) == 0 ? 2 * dim : 2 * dim + 16; }
 
-constexpr int kSightBytes = 128;  // what a block's rows see together; see tree_attention_sight.cuh
+// What a block's rows see lies before its tiles, their paths behind; see tree_attention_sight.cuh.
+constexpr int tile_sight_bytes(int rows) { return (128 + 4 * rows + 127) / 128 * 128; }
 
 constexpr int tree_attention_shared(int dim, int rows, int stages, int mask_words) {
-  return (rows + 2 * stages * tile_keys(dim, rows)) * tile_row_bytes(dim) + kSightBytes + rows * (8 * mask_words + 4);
+  return tile_sight_bytes(rows) + (rows + 2 * stages * tile_keys(dim, rows)) * tile_row_bytes(dim) +
+         8 * rows * mask_words;
 }
 
 // Blocks that share a multiprocessor: 8 to 12 warps, as many as their registers allow.

@@ -12,7 +12,9 @@ namespace {
 
 // Until at most `pending` of the thread's groups of copies are under way; the instruction wants a constant.
 __device__ __forceinline__ void wait_for_copies(int pending) {
-  if (pending >= 2) {
+  if (pending >= 3) {
+    cp_async_wait<3>();
+  } else if (pending == 2) {
     cp_async_wait<2>();
   } else if (pending == 1) {
     cp_async_wait<1>();
@@ -21,34 +23,49 @@ __device__ __forceinline__ void wait_for_copies(int pending) {
   }
 }
 
-// What a block works on: one split of the keys of a KV head, one tile of its rows.
-struct BlockTask {
-  int seq, kv_head, split, first_row, num_rows;
-  int64_t head;  // bytes to the KV head in the caches
-
-  __device__ __forceinline__ explicit BlockTask(const TreeAttentionLaunch& launch) {
-    const TreeAttentionParams& p = launch.p;
-    const int block = blockIdx.x % launch.plan.row_blocks, index = blockIdx.x / launch.plan.row_blocks;
-    seq = index / p.num_kv_heads, kv_head = index % p.num_kv_heads, split = blockIdx.y;
-    first_row = block * launch.plan.rows;
-    num_rows = min(launch.plan.rows, p.num_heads / p.num_kv_heads * p.num_queries - first_row);
-    head = offset(p.cache, seq, kv_head, 0);
-  }
-};
-
 // One tile of keys, the first of them row `begin`.
 template <class T, class S>
-__device__ __forceinline__ void attend_tile(const TreeAttentionLaunch& launch, const BlockTask& task,
-                                            const Sight& sight, int begin, bool masked, const unsigned* overflowed,
-                                            const unsigned char* queries, const unsigned char* stage,
-                                            RowStates<S>& state) {
+__device__ __forceinline__ void attend_tile(const TreeAttentionLaunch& launch, int begin, int stage,
+                                            const unsigned* overflowed, RowStates<S>& state) {
+  const bool masked = S::sight().masks(begin, S::kKeys);
   Scores<S> scores;
-  multiply_keys<T, S>(queries, stage, scores);
+  multiply_keys<T, S>(stage, scores);
   scale_scores<S>(launch.factor, launch.cap, scores);
-  if (masked) mask_scores<S>(sight, begin + warp_key<S>(), scores);
+  if (masked) mask_scores<S>(begin + warp_key<S>(), scores);
   weigh<S>(scores, state);
-  multiply_values<T, S>(scores, stage + S::kStageBytes / 2, state);
-  if (masked) add_overflowed<T, S>(launch.p, task.head, sight, begin, overflowed, state);
+  multiply_values<T, S>(scores, stage, state);
+  if (masked) add_overflowed<T, S>(launch.p, begin, overflowed, state);
+}
+
+// The split's tiles from row `begin` to row `end`.
+template <class T, class S>
+__device__ __forceinline__ void attend(const TreeAttentionLaunch& launch, int begin, int end, RowStates<S>& state) {
+  auto& sight = S::sight();
+  const int stages = launch.plan.stages, ring_end = S::kRing + stages * S::kStageBytes;
+  const auto load = [&](int begin, int stage) {
+    if (begin < end && sight.masks(begin, S::kKeys)) {
+      load_keys<S, true>(launch.p, begin, stage);
+    } else if (begin < end) {
+      load_keys<S, false>(launch.p, begin, stage);
+    }
+    cp_async_commit();  // empty groups too: a tile's group is found by counting
+  };
+  for (int i = 0; i < stages; ++i) load(begin + i * S::kKeys, S::kRing + i * S::kStageBytes);
+  int stage = S::kRing, free_stage = -1;  // the one whose tile has been read; at first all are under way
+  for (int parity = 0; begin < end; begin += S::kKeys, parity ^= 1) {
+    wait_for_copies(free_stage < 0 ? stages - 1 : stages - 2);
+    __syncthreads();  // the tile is there for all, and the one before it has been read
+    if (free_stage >= 0) load(begin + (stages - 1) * S::kKeys, free_stage);
+    if (sight.masks(begin, S::kKeys)) {
+      take_out_overflowed<T, S>(stage, sight.overflowed[parity]);
+      if (threadIdx.x < 4) sight.overflowed[parity ^ 1][threadIdx.x] = 0;  // last read before the barrier
+      __syncthreads();                                                     // the values are finite
+    }
+    if (warp_row<S>() < sight.num_rows) attend_tile<T, S>(launch, begin, stage, sight.overflowed[parity], state);
+    free_stage = stage;
+    stage = stage + S::kStageBytes == ring_end ? S::kRing : stage + S::kStageBytes;
+  }
+  cp_async_wait<0>();  // the queries' too where there was no tile
 }
 
 // Grid (row blocks * Hkv * B, splits): blocks of the same keys follow each other and find them in L2.
@@ -56,64 +73,28 @@ template <class T, int kHeadDim, int kRowTile>
 __global__ void __launch_bounds__(Shape<kHeadDim, kRowTile>::kThreads, Shape<kHeadDim, kRowTile>::kBlocks)
     tree_attention_kernel(const __grid_constant__ TreeAttentionLaunch launch) {
   using S = Shape<kHeadDim, kRowTile>;
-  const TreeAttentionParams& p = launch.p;
-  const BlockTask task(launch);
-  const KeySpan span = key_span(p, task.seq);
+  const int block = blockIdx.x % launch.plan.row_blocks, kv_block = blockIdx.x / launch.plan.row_blocks;
+  const KeySpan span = key_span(launch.p, kv_block / launch.p.num_kv_heads);
   const SplitCut cut = cut_span(span, S::kKeys, launch.plan.splits);
-  if (task.split > 0 && task.split >= cut.used) return;  // the merge knows which splits have a state
+  const int split = blockIdx.y;
+  if (split > 0 && split >= cut.used) return;  // the merge knows which splits have a state
 
-  // Shared memory: the queries, a ring of stages, what the rows see. Places are offsets: pointers take two registers.
-  unsigned char* const shared = dynamic_shared();
-  const int stages = launch.plan.stages, ring_end = S::kQueryBytes + stages * S::kStageBytes;
-  Sight sight(span, p.mask_words, S::kRows, shared + ring_end);
-  load_queries<S>(p, task.seq, task.kv_head, task.first_row, task.num_rows, launch.aligned, shared);
-  sight.load(p, task.seq, task.first_row, task.num_rows, S::kRows);
-
+  auto& sight = S::sight();
+  sight.load(launch.p, span, block, kv_block, S::kRing + launch.plan.stages * S::kStageBytes);
+  load_queries<S>(launch.p, launch.aligned);
   // Of the split's tiles those in which a row of this block sees something.
-  const int first = max(task.split * cut.tiles, (sight.lowest() - span.begin) / S::kKeys);
-  const int last = min((task.split + 1) * cut.tiles, (sight.end() - span.begin + S::kKeys - 1) / S::kKeys);
-  const int end = span.begin + last * S::kKeys;
-  const auto is_masked = [&](int begin) { return begin < sight.common() || begin + S::kKeys > span.len; };
-  const auto load = [&](int begin, int stage) {
-    if (begin < end) load_keys<S>(p, task.head, sight, begin, is_masked(begin), shared + stage);
-    cp_async_commit();  // empty groups too: a tile's group is found by counting
-  };
-
+  const int first = max(split * cut.tiles, (sight.lowest() - span.begin) / S::kKeys);
+  const int last = min((split + 1) * cut.tiles, (sight.end() - span.begin + S::kKeys - 1) / S::kKeys);
   RowStates<S> state;
   clear<S>(state);
-  int begin = span.begin + first * S::kKeys, stage = S::kQueryBytes, free_stage = ring_end - S::kStageBytes;
-  for (int i = 0; i < stages - 1; ++i) load(begin + i * S::kKeys, stage + i * S::kStageBytes);
-  for (int parity = 0; begin < end; begin += S::kKeys, parity ^= 1) {
-    wait_for_copies(stages - 2);
-    __syncthreads();  // the tile is there for all, and the stage before it has been read
-    load(begin + (stages - 1) * S::kKeys, free_stage);
-    const bool masked = is_masked(begin);
-    unsigned* overflowed = sight.totals->overflowed[parity];
-    if (masked) {
-      take_out_overflowed<T, S>(shared + stage + S::kStageBytes / 2, overflowed);
-      if (threadIdx.x < 4) sight.totals->overflowed[parity ^ 1][threadIdx.x] = 0;  // last read before the barrier
-      __syncthreads();                                                             // the values are finite
-    }
-    if (warp_row<S>() < task.num_rows) {
-      attend_tile<T, S>(launch, task, sight, begin, masked, overflowed, shared, shared + stage, state);
-    }
-    free_stage = stage;
-    stage = stage + S::kStageBytes == ring_end ? S::kQueryBytes : stage + S::kStageBytes;
-  }
-  cp_async_wait<0>();  // the queries' too where there was no tile
+  attend<T, S>(launch, span.begin + first * S::kKeys, span.begin + last * S::kKeys, state);
 
-  merge_key_warps<S>(shared, state);
+  merge_key_warps<S>(state);
   if (threadIdx.x / 32 >= S::kRowWarps) return;
 #pragma unroll
   for (int m = 0; m < S::kMmaRows; ++m) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = thread_row<S>(m) + 8 * half;
-      if (row < task.num_rows) {
-        store_row<T, S>(launch, task.seq, task.kv_head, task.first_row + row, task.split, cut.used <= 1, m, half,
-                        state);
-      }
-    }
+    store_row<T, S>(launch, cut.used <= 1, m, 0, state);
+    store_row<T, S>(launch, cut.used <= 1, m, 1, state);
   }
 }
 

@@ -52,79 +52,82 @@ __device__ __forceinline__ uint64_t seen_keys(const KeySpan& span, int mask_word
   return seen;
 }
 
-// What all rows of a block see together, in shared memory.
-struct SightTotals {
-  unsigned tree[kMaxNodes / 32];  // tree rows that some row sees
-  int minus_lowest, highest;      // prefix rows: some row sees them from here on, negative; from here on every row does
-  unsigned overflowed[2][4];      // keys of an even and of an odd tile whose V row is not finite
-};
-static_assert(sizeof(SightTotals) <= kSightBytes);
-
-// The sight of a block's rows, in shared memory.
+// What a block works on and what its rows see, at the front of its shared memory: there it takes no registers from the
+// products. The rows' paths, [rows, W], lie at `paths_at`.
+template <int kRows>
 struct Sight {
   KeySpan span;
-  int mask_words;
-  SightTotals* totals;
-  uint64_t* paths;  // [rows, W]
-  int* first;       // [rows]
+  int64_t head;  // bytes to the KV head in the caches
+  int seq, kv_head, first_row, num_rows;
+  int mask_words, paths_at;
+  int minus_lowest, highest;      // prefix rows: some row sees them from here on, negative; from here on every row does
+  unsigned tree[kMaxNodes / 32];  // tree rows that some row sees
+  unsigned overflowed[2][4];      // keys of an even and of an odd tile whose V row is not finite
+  int first[kRows];               // first visible row of the prefix
 
-  __device__ __forceinline__ Sight(const KeySpan& span, int mask_words, int rows, unsigned char* shared)
-      : span(span), mask_words(mask_words) {
-    totals = reinterpret_cast<SightTotals*>(shared);
-    paths = reinterpret_cast<uint64_t*>(shared + kSightBytes);
-    first = reinterpret_cast<int*>(paths + rows * mask_words);
+  __device__ __forceinline__ uint64_t* path(int row) const {
+    return reinterpret_cast<uint64_t*>(dynamic_shared() + paths_at) + row * mask_words;
   }
-
-  __device__ __forceinline__ int lowest() const { return -totals->minus_lowest; }
-  // Tiles of keys before this row, and up to the prefix's end, need no mask.
-  __device__ __forceinline__ int common() const { return totals->highest; }
+  __device__ __forceinline__ int lowest() const { return -minus_lowest; }
   __device__ __forceinline__ int end() const {
     for (int w = kMaxNodes / 32 - 1; w >= 0; --w) {
-      if (totals->tree[w] != 0) return span.len + 32 * w + 32 - __clz(totals->tree[w]);
+      if (tree[w] != 0) return span.len + 32 * w + 32 - __clz(static_cast<int>(tree[w]));
     }
     return span.len;
+  }
+  // Whether not every row sees all of `count` keys from row `begin` on.
+  __device__ __forceinline__ bool masks(int begin, int count) const {
+    return begin < highest || begin + count > span.len;
   }
   __device__ __forceinline__ bool anyone_sees(int key) const {
     if (key < span.len) return key >= lowest();
     const int bit = key - span.len;
-    return bit < 64 * mask_words && (totals->tree[bit / 32] >> (bit % 32) & 1) != 0;
+    return bit < 64 * mask_words && (tree[bit / 32] >> (bit % 32) & 1) != 0;
   }
   __device__ __forceinline__ uint64_t keys(int row, int begin) const {
-    return seen_keys(span, mask_words, paths + row * mask_words, first[row], begin);
+    return seen_keys(span, mask_words, path(row), first[row], begin);
   }
 
-  // Fills it: rows [first_row, first_row + num_rows) of a KV head, the rest of the block's `rows` sees nothing. Ends
-  // with a barrier.
-  __device__ __forceinline__ void load(const TreeAttentionParams& p, int seq, int first_row, int num_rows, int rows) {
-    if (threadIdx.x < sizeof(SightTotals) / sizeof(int)) reinterpret_cast<int*>(totals)[threadIdx.x] = 0;
-    if (threadIdx.x == 0) totals->minus_lowest = -span.len;
-    __syncthreads();  // the totals are added to
-    for (int base = threadIdx.x / 32 * 32; base < rows; base += blockDim.x) {
+  // Fills it for one split and row tile of a KV head; rows of the tile beyond `num_rows` see nothing. Ends with a
+  // barrier.
+  __device__ __forceinline__ void load(const TreeAttentionParams& p, const KeySpan& its_span, int block, int kv_block,
+                                       int paths) {
+    if (threadIdx.x == 0) {
+      span = its_span;
+      seq = kv_block / p.num_kv_heads, kv_head = kv_block % p.num_kv_heads;
+      head = offset(p.cache, seq, kv_head, 0);
+      first_row = block * kRows;
+      num_rows = min(kRows, p.num_heads / p.num_kv_heads * p.num_queries - first_row);
+      mask_words = p.mask_words, paths_at = paths;
+      minus_lowest = -span.len, highest = 0;
+    }
+    if (threadIdx.x < kMaxNodes / 32) tree[threadIdx.x] = 0;
+    if (threadIdx.x < 8) overflowed[threadIdx.x / 4][threadIdx.x % 4] = 0;
+    __syncthreads();  // all threads read the task and add to the rest
+    for (int base = threadIdx.x / 32 * 32; base < kRows; base += blockDim.x) {
       const int row = base + threadIdx.x % 32;
-      uint64_t* path = paths + row * mask_words;
-      int first_seen = span.len;
-      if (row < num_rows) {
-        first_seen = load_path(p, seq, (first_row + row) % p.num_queries, span, path);
-      } else if (row < rows) {
-        for (int w = 0; w < mask_words; ++w) path[w] = 0;
+      const bool queries = row < num_rows;
+      const int seen = queries ? load_path(p, seq, (first_row + row) % p.num_queries, span, path(row)) : span.len;
+      for (int w = 0; w < mask_words; ++w) {
+        if (row < kRows && !queries) path(row)[w] = 0;
+        add_word(w, queries ? path(row)[w] : 0);
       }
-      if (row < rows) first[row] = first_seen;
-      add_first(row < num_rows ? -first_seen : -span.len, row < num_rows ? first_seen : 0);
-      for (int w = 0; w < mask_words; ++w) add_word(w, row < rows ? path[w] : 0);
+      if (row < kRows) first[row] = seen;
+      add_first(queries ? -seen : -span.len, queries ? seen : 0);
     }
     __syncthreads();  // everyone reads all of it
   }
 
  private:
   // One atomic a warp: on one address they would queue.
-  __device__ __forceinline__ void add_first(int minus_lowest, int highest) {
+  __device__ __forceinline__ void add_first(int its_minus_lowest, int its_highest) {
     for (int distance = 16; distance > 0; distance /= 2) {
-      minus_lowest = max(minus_lowest, __shfl_xor_sync(kWarp, minus_lowest, distance));
-      highest = max(highest, __shfl_xor_sync(kWarp, highest, distance));
+      its_minus_lowest = max(its_minus_lowest, __shfl_xor_sync(kWarp, its_minus_lowest, distance));
+      its_highest = max(its_highest, __shfl_xor_sync(kWarp, its_highest, distance));
     }
     if (threadIdx.x % 32 == 0) {
-      atomicMax(&totals->minus_lowest, minus_lowest);
-      atomicMax(&totals->highest, highest);
+      atomicMax(&minus_lowest, its_minus_lowest);
+      atomicMax(&highest, its_highest);
     }
   }
   __device__ __forceinline__ void add_word(int w, uint64_t word) {
@@ -134,8 +137,8 @@ struct Sight {
       high |= __shfl_xor_sync(kWarp, high, distance);
     }
     if (threadIdx.x % 32 == 0) {
-      atomicOr(&totals->tree[2 * w], low);
-      atomicOr(&totals->tree[2 * w + 1], high);
+      atomicOr(&tree[2 * w], low);
+      atomicOr(&tree[2 * w + 1], high);
     }
   }
 };

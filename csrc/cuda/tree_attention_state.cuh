@@ -55,12 +55,12 @@ __device__ __forceinline__ void scale_scores(float factor, float cap, Scores<S>&
 
 // Scores of keys that a row does not see become -inf, NaN too. `begin`: the warp's first key.
 template <class S>
-__device__ __forceinline__ void mask_scores(const Sight& sight, int begin, Scores<S>& scores) {
+__device__ __forceinline__ void mask_scores(int begin, Scores<S>& scores) {
 #pragma unroll
   for (int m = 0; m < S::kMmaRows; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const uint64_t seen = sight.keys(thread_row<S>(m) + 8 * half, begin) >> thread_column();
+      const uint64_t seen = S::sight().keys(thread_row<S>(m) + 8 * half, begin) >> thread_column();
 #pragma unroll
       for (int n = 0; n < S::kWarpKeys / 8; ++n) {
 #pragma unroll
@@ -123,12 +123,12 @@ __device__ __forceinline__ uint32_t overflowed_halves(uint32_t pair) {
   return (pair >> 16 & kExponent) == kExponent ? low | 0xffff0000u : low;
 }
 
-// Zeroes what is not finite in a tile of V and notes the keys.
+// Zeroes what is not finite in the stage's V and notes the keys.
 template <class T, class S>
-__device__ __forceinline__ void take_out_overflowed(unsigned char* values, unsigned* overflowed) {
-  for (int i = threadIdx.x; i < S::kKeys * S::kChunks; i += S::kThreads) {
-    const int key = i / S::kChunks;
-    auto* chunk = reinterpret_cast<uint4*>(values + S::at(key, i % S::kChunks));
+__device__ __forceinline__ void take_out_overflowed(int stage, unsigned* overflowed) {
+  for (unsigned i = threadIdx.x; i < S::kKeys * S::kChunks; i += S::kThreads) {
+    const unsigned key = i / S::kChunks;
+    auto* chunk = reinterpret_cast<uint4*>(dynamic_shared() + stage + S::kValues + S::at(key, i % S::kChunks));
     const uint4 x = *chunk, bad = {overflowed_halves<T>(x.x), overflowed_halves<T>(x.y), overflowed_halves<T>(x.z),
                                    overflowed_halves<T>(x.w)};
     if ((bad.x | bad.y | bad.z | bad.w) == 0) continue;
@@ -139,11 +139,12 @@ __device__ __forceinline__ void take_out_overflowed(unsigned char* values, unsig
 
 // Any weight times infinity or NaN is as good as that itself. `begin`: the tile's first key.
 template <class T, class S>
-__device__ __forceinline__ void add_overflowed(const TreeAttentionParams& p, int64_t head, const Sight& sight,
-                                               int begin, const unsigned* overflowed, RowStates<S>& state) {
+__device__ __forceinline__ void add_overflowed(const TreeAttentionParams& p, int begin, const unsigned* overflowed,
+                                               RowStates<S>& state) {
+  const auto& sight = S::sight();
   for (int key = warp_key<S>(); key < warp_key<S>() + S::kWarpKeys; ++key) {
     if ((overflowed[key / 32] >> (key % 32) & 1) == 0) continue;
-    const char* row = p.v_cache + head + int64_t{begin + key} * p.cache.row + 2 * thread_column();
+    const char* row = p.v_cache + sight.head + (begin + key) * p.cache.row + 2 * thread_column();
 #pragma unroll
     for (int m = 0; m < S::kMmaRows; ++m) {
       const bool upper = sight.keys(thread_row<S>(m), begin + key) & 1;
@@ -154,9 +155,9 @@ __device__ __forceinline__ void add_overflowed(const TreeAttentionParams& p, int
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const float x = static_cast<float>(reinterpret_cast<const T*>(row + 16 * d)[i]);
-          if (x - x == 0) continue;
-          if (upper) state.out[m][d][i] += x;
-          if (lower) state.out[m][d][2 + i] += x;
+          const float added = x - x == 0 ? 0 : x;
+          if (upper) state.out[m][d][i] += added;
+          if (lower) state.out[m][d][2 + i] += added;
         }
       }
     }
@@ -171,14 +172,14 @@ template <class S>
 struct StateBoard {
   static constexpr int kParts = S::kMmaRows * S::kDim / 8;
   static constexpr int kBytes = (S::kKeyWarps - 1) * S::kRowWarps * (kParts + S::kMmaRows) * 32 * 16;
-  static_assert(kBytes <= S::kQueryBytes + 2 * S::kStageBytes);
-  float4* board;
+  static_assert(kBytes <= S::kRing + 2 * S::kStageBytes - S::kQueries);
 
-  __device__ __forceinline__ float4& part(int key_warp, int i) const {
+  static __device__ __forceinline__ float4& part(int key_warp, int i) {
     const int warp = (key_warp - 1) * S::kRowWarps + threadIdx.x / 32 % S::kRowWarps;
+    auto* board = reinterpret_cast<float4*>(dynamic_shared() + S::kQueries);
     return board[(warp * (kParts + S::kMmaRows) + i) * 32 + threadIdx.x % 32];
   }
-  __device__ __forceinline__ void leave(int key_warp, const RowStates<S>& state) const {
+  static __device__ __forceinline__ void leave(int key_warp, const RowStates<S>& state) {
 #pragma unroll
     for (int m = 0; m < S::kMmaRows; ++m) {
       part(key_warp, kParts + m) = {state.largest[m][0], state.largest[m][1], state.total[m][0], state.total[m][1]};
@@ -189,7 +190,7 @@ struct StateBoard {
       }
     }
   }
-  __device__ __forceinline__ void take(int key_warp, RowStates<S>& state) const {
+  static __device__ __forceinline__ void take(int key_warp, RowStates<S>& state) {
 #pragma unroll
     for (int m = 0; m < S::kMmaRows; ++m) {
       const float4 x = part(key_warp, kParts + m);
@@ -217,7 +218,7 @@ struct StateBoard {
 
 // One state of the block, held by its first warps of keys.
 template <class S>
-__device__ __forceinline__ void merge_key_warps(unsigned char* shared, RowStates<S>& state) {
+__device__ __forceinline__ void merge_key_warps(RowStates<S>& state) {
   // A thread's totals are of its own columns.
 #pragma unroll
   for (int m = 0; m < S::kMmaRows; ++m) {
@@ -227,23 +228,25 @@ __device__ __forceinline__ void merge_key_warps(unsigned char* shared, RowStates
       state.total[m][half] += __shfl_xor_sync(kWarp, state.total[m][half], 2);
     }
   }
-  const StateBoard<S> board{reinterpret_cast<float4*>(shared)};
   const int key_warp = threadIdx.x / 32 / S::kRowWarps;
   __syncthreads();  // the board lies over tiles that slow warps still read
-  if (key_warp > 0) board.leave(key_warp, state);
+  if (key_warp > 0) StateBoard<S>::leave(key_warp, state);
   __syncthreads();  // all states are there
   if (key_warp > 0) return;
 #pragma unroll
-  for (int other = 1; other < S::kKeyWarps; ++other) board.take(other, state);
+  for (int other = 1; other < S::kKeyWarps; ++other) StateBoard<S>::take(other, state);
 }
 
 // Writes a row of the block to the output, or as the split's state to the workspace.
 template <class T, class S>
-__device__ __forceinline__ void store_row(const TreeAttentionLaunch& launch, int seq, int kv_head, int row, int split,
-                                          bool direct, int m, int half, const RowStates<S>& state) {
+__device__ __forceinline__ void store_row(const TreeAttentionLaunch& launch, bool direct, int m, int half,
+                                          const RowStates<S>& state) {
   const TreeAttentionParams& p = launch.p;
-  const RowIndex index = row_index(p, kv_head, row);
-  const int64_t at = (int64_t{seq} * p.num_queries + index.query) * p.num_heads + index.head;
+  const auto& sight = S::sight();
+  const int row = thread_row<S>(m) + 8 * half;
+  if (row >= sight.num_rows) return;
+  const RowIndex index = row_index(p, sight.kv_head, sight.first_row + row);
+  const int64_t at = (int64_t{sight.seq} * p.num_queries + index.query) * p.num_heads + index.head;
   const float total = state.total[m][half];
   if (direct) {
     const float inverse = total == 0 ? 0 : 1 / total;  // a row that sees nothing: 0
@@ -255,7 +258,7 @@ __device__ __forceinline__ void store_row(const TreeAttentionLaunch& launch, int
     }
     return;
   }
-  const int64_t part = split * tree_attention_states(p, launch.plan).rows + at;
+  const int64_t part = blockIdx.y * tree_attention_states(p, launch.plan).rows + at;
   if (threadIdx.x % 4 == 0) launch.states[part] = {state.largest[m][half], total};
   auto* sums = reinterpret_cast<float2*>(launch.sums + part * p.head_dim + thread_column());
 #pragma unroll

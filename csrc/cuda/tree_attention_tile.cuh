@@ -21,12 +21,23 @@ struct Shape {
   static constexpr int kRowWarps = kRows / (16 * kMmaRows), kKeyWarps = kRows == 16 ? kKeys / 16 : 2;
   static constexpr int kWarpKeys = kKeys / kKeyWarps, kThreads = 32 * kRowWarps * kKeyWarps;
   static constexpr int kBlocks = tile_blocks(kDim, kRows);
-  static constexpr int kQueryBytes = kRows * kRowBytes, kStageBytes = 2 * kKeys * kRowBytes;
+  static constexpr int kLoadRows = kThreads / kChunks;  // rows that the block loads at a time, a thread 16 bytes
 
-  // Where 16 bytes of a row lie.
+  // Shared memory: what the rows see, the queries, a ring of stages with K and V of a tile each, the rows' paths.
+  static constexpr int kQueries = tile_sight_bytes(kRows), kRing = kQueries + kRows * kRowBytes;
+  static constexpr int kValues = kKeys * kRowBytes, kStageBytes = 2 * kValues;
+  static_assert(sizeof(Sight<kRows>) <= kQueries);
+  static __device__ __forceinline__ Sight<kRows>& sight() { return *reinterpret_cast<Sight<kRows>*>(dynamic_shared()); }
+
+  // Where a row's 16 bytes number `chunk` lie in a tile. In powers of two a row's number is mixed into the chunk's.
   static __device__ __forceinline__ int at(int row, int chunk) {
-    if constexpr (kRowBytes == 2 * kDim) return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
-    return row * kRowBytes + (chunk << 4);
+    if constexpr (kRowBytes != 2 * kDim) return row * kRowBytes + 16 * chunk;
+    return row * kRowBytes + chunk / 8 * 128 + 16 * ((chunk ^ row) & 7);
+  }
+  // From the place of an even or odd chunk to that of the chunk 2 * `steps` on: a constant, whatever the row.
+  static __device__ __forceinline__ int along(int at, int steps) {
+    if constexpr (kRowBytes != 2 * kDim) return at + 32 * steps;
+    return (at ^ 32 * (steps % 4)) + 128 * (steps / 4);
   }
 };
 
@@ -63,46 +74,54 @@ __device__ __forceinline__ RowIndex row_index(const TreeAttentionParams& p, int 
   return {kv_head * (p.num_heads / p.num_kv_heads) + row / p.num_queries, row % p.num_queries};
 }
 
-// Starts loading rows [first_row, first_row + num_rows) of a KV head's queries; zeros in the rest of the tile.
+// Starts loading the block's queries; zeros in the rest of the tile. `aligned`: rows of q are contiguous and lie on 16
+// bytes.
 template <class S>
-__device__ __forceinline__ void load_queries(const TreeAttentionParams& p, int seq, int kv_head, int first_row,
-                                             int num_rows, bool aligned, unsigned char* tile) {
-  for (int i = threadIdx.x; i < S::kRows * S::kChunks; i += S::kThreads) {
-    const int row = i / S::kChunks, chunk = i % S::kChunks;
-    const bool valid = row < num_rows && 8 * chunk < p.head_dim;
-    const RowIndex index = row_index(p, kv_head, first_row + row);
-    const char* from = p.q + (valid ? offset(p.q_strides, seq, index.head, index.query) + 8 * chunk * p.q_element : 0);
+__device__ __forceinline__ void load_queries(const TreeAttentionParams& p, bool aligned) {
+  const auto& sight = S::sight();
+  const int chunk = threadIdx.x % S::kChunks;
+  for (int row = threadIdx.x / S::kChunks; row < S::kRows; row += S::kLoadRows) {
+    if (threadIdx.x >= S::kLoadRows * S::kChunks) break;  // left over where 16 bytes do not divide the block
+    const bool valid = row < sight.num_rows && 8 * chunk < p.head_dim;
+    const RowIndex index = row_index(p, sight.kv_head, sight.first_row + row);
+    const int64_t at = offset(p.q_strides, sight.seq, index.head, index.query) + 8 * chunk * p.q_element;
+    unsigned char* to = dynamic_shared() + S::kQueries + S::at(row, chunk);
     if (aligned) {
-      cp_async_16(tile + S::at(row, chunk), from, valid);
+      cp_async_16(to, p.q + at, valid);
       continue;
     }
-    auto* to = reinterpret_cast<uint16_t*>(tile + S::at(row, chunk));
-    for (int d = 0; d < 8; ++d) to[d] = valid ? *reinterpret_cast<const uint16_t*>(from + d * p.q_element) : 0;
+    for (int d = 0; d < 8; ++d) {
+      reinterpret_cast<uint16_t*>(to)[d] = valid ? *reinterpret_cast<const uint16_t*>(p.q + at + d * p.q_element) : 0;
+    }
   }
 }
 
-// Starts loading keys [begin, begin + kKeys) of a KV head into a stage, K then V. Masked: rows that nobody sees, which
+// Starts loading keys [begin, begin + kKeys) into the stage at `stage`, K then V. Masked: rows that nobody sees, which
 // may lie outside of the cache or hold anything, become zeros.
-template <class S>
-__device__ __forceinline__ void load_keys(const TreeAttentionParams& p, int64_t head, const Sight& sight, int begin,
-                                          bool masked, unsigned char* stage) {
-  for (int i = threadIdx.x; i < S::kKeys * S::kChunks; i += S::kThreads) {
-    const int key = i / S::kChunks, chunk = i % S::kChunks;
-    const bool valid = 8 * chunk < p.head_dim && (!masked || sight.anyone_sees(begin + key));
-    const int64_t from = valid ? head + int64_t{begin + key} * p.cache.row + 16 * chunk : 0;
-    unsigned char* to = stage + S::at(key, chunk);
+template <class S, bool kMasked>
+__device__ __forceinline__ void load_keys(const TreeAttentionParams& p, int begin, int stage) {
+  const auto& sight = S::sight();
+  const int first = threadIdx.x / S::kChunks, chunk = threadIdx.x % S::kChunks;
+  if (threadIdx.x >= S::kLoadRows * S::kChunks) return;
+  int64_t from = sight.head + (begin + first) * p.cache.row + 16 * chunk;
+#pragma unroll
+  for (int i = 0; i < (S::kKeys + S::kLoadRows - 1) / S::kLoadRows; ++i) {
+    const int key = first + i * S::kLoadRows;
+    if (S::kKeys % S::kLoadRows != 0 && key >= S::kKeys) break;
+    const bool valid = 8 * chunk < p.head_dim && (!kMasked || sight.anyone_sees(begin + key));
+    unsigned char* to = dynamic_shared() + stage + S::at(key, chunk);
     cp_async_16(to, p.k_cache + from, valid);
-    cp_async_16(to + S::kStageBytes / 2, p.v_cache + from, valid);
+    cp_async_16(to + S::kValues, p.v_cache + from, valid);
+    from += S::kLoadRows * p.cache.row;
   }
 }
 
-// scores = the warp's rows of Q times its keys of K.
+// scores = the warp's rows of Q times its keys of K, which lie at `stage`.
 template <class T, class S>
-__device__ __forceinline__ void multiply_keys(const unsigned char* queries, const unsigned char* keys,
-                                              Scores<S>& scores) {
+__device__ __forceinline__ void multiply_keys(int stage, Scores<S>& scores) {
   const int lane = threadIdx.x % 32;
-  const int q_row = warp_row<S>() + lane % 16, q_chunk = lane / 16;
-  const int key = warp_key<S>() + lane % 8 + lane / 16 * 8, k_chunk = lane / 8 % 2;
+  const int q_at = S::kQueries + S::at(warp_row<S>() + lane % 16, lane / 16);
+  const int k_at = stage + S::at(warp_key<S>() + lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
   for (int m = 0; m < S::kMmaRows; ++m) {
 #pragma unroll
@@ -115,11 +134,12 @@ __device__ __forceinline__ void multiply_keys(const unsigned char* queries, cons
   for (int step = 0; step < S::kDim / 16; ++step) {
     uint32_t a[S::kMmaRows][4];
 #pragma unroll
-    for (int m = 0; m < S::kMmaRows; ++m) ldmatrix_x4(a[m], queries + S::at(q_row + 16 * m, 2 * step + q_chunk));
+    for (int m = 0; m < S::kMmaRows; ++m)
+      ldmatrix_x4(a[m], dynamic_shared() + S::along(q_at, step) + 16 * m * S::kRowBytes);
 #pragma unroll
     for (int n = 0; n < S::kWarpKeys / 8; n += 2) {
       uint32_t b[4];
-      ldmatrix_x4(b, keys + S::at(key + 8 * n, 2 * step + k_chunk));
+      ldmatrix_x4(b, dynamic_shared() + S::along(k_at, step) + 8 * n * S::kRowBytes);
       const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
 #pragma unroll
       for (int m = 0; m < S::kMmaRows; ++m) {
@@ -132,10 +152,9 @@ __device__ __forceinline__ void multiply_keys(const unsigned char* queries, cons
 
 // out += weights, rounded to T, times the warp's keys of V.
 template <class T, class S>
-__device__ __forceinline__ void multiply_values(const Scores<S>& weights, const unsigned char* values,
-                                                RowStates<S>& state) {
+__device__ __forceinline__ void multiply_values(const Scores<S>& weights, int stage, RowStates<S>& state) {
   const int lane = threadIdx.x % 32;
-  const int key = warp_key<S>() + lane % 16, chunk = lane / 16;
+  const int v_at = stage + S::kValues + S::at(warp_key<S>() + lane % 16, lane / 16);
 #pragma unroll
   for (int step = 0; step < S::kWarpKeys / 16; ++step) {
     uint32_t a[S::kMmaRows][4];
@@ -150,7 +169,7 @@ __device__ __forceinline__ void multiply_values(const Scores<S>& weights, const 
 #pragma unroll
     for (int d = 0; d < S::kDim / 8; d += 2) {
       uint32_t b[4];
-      ldmatrix_x4_trans(b, values + S::at(key + 16 * step, d + chunk));
+      ldmatrix_x4_trans(b, dynamic_shared() + S::along(v_at, d / 2) + 16 * step * S::kRowBytes);
       const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
 #pragma unroll
       for (int m = 0; m < S::kMmaRows; ++m) {

@@ -375,7 +375,7 @@ def test_plan_fits_the_device(device: tuple[int, int], heads: tuple[int, int], h
             plan, _ = make_plan(shape_case(heads, num_nodes, capacity, head_dim), device)
             rows = heads[0] // heads[1] * num_nodes
             assert (plan["row_blocks"] - 1) * plan["rows"] < rows <= plan["row_blocks"] * plan["rows"]
-            keys = 32 if head_dim == 256 else 128 if plan["rows"] == 128 else 64
+            keys = 32 if head_dim == 256 else 64 if plan["rows"] < 128 else 96 if head_dim >= 96 else 128
             assert 2 <= plan["stages"] <= 4
             assert 1 <= plan["splits"] <= min(128, -(-capacity // keys))
             row_bytes = {64: 128, 72: 176, 96: 208, 128: 256, 256: 512}[head_dim]
