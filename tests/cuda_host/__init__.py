@@ -17,15 +17,15 @@ a dtype is a DType, a tuple a nested struct. Arguments between the parameters an
 order: workspaces as tensors, plans by `make_struct("TreeAttentionPlan", field=...)`, numbers. A broken rule (block.cpp
 has them all) raises KernelError with a text that names the line.
 
-Nobody else's memory is watched in the plain build. `test_sanitizers.py` runs every `test_NAME.py` again in a process of
-its own under AddressSanitizer + UBSan ("asan") and under ThreadSanitizer ("tsan", the race check), which are about ten
+The plain build sees no access outside of memory. `test_sanitizers.py` runs every `test_NAME.py` again, in a process of
+its own, under AddressSanitizer + UBSan ("asan") and under ThreadSanitizer ("tsan", the race check), which are about ten
 times slower: `sweep(cases, sanitized=fewer)` cuts a test's cases there. By hand, with the flavour's name:
 
     python -m cuda_host asan tests/cuda/test_append_kv.py -k 64       # from the folder tests/, or PYTHONPATH=tests
 
 Tensors passed under "asan" are watched to their last byte if each is an allocation of its own, so do not cut outputs
 out of wider buffers in every case. What it cannot see: races between blocks, and a mistake in ldmatrix or mma that the
-kernel and `ptx.cpp` share (`test_on_gpu.py` compares those with a device).
+kernel and `ptx.cpp` share (`test_vocabulary.py` compares those with a device).
 """
 
 from __future__ import annotations

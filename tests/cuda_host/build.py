@@ -68,7 +68,7 @@ FLAVOURS = {
 @functools.cache
 def compiler() -> str:
     """g++: it alone has all three sanitizers in a form that fibers survive."""
-    found = shutil.which(os.environ.get("CXX", "g++"))
+    found = shutil.which("g++")
     if platform.machine() != "x86_64":
         raise MissingToolsError(f"kernels run on the host on x86-64 only, this is {platform.machine()}")
     if found is None:
