@@ -4,8 +4,8 @@
 on every torch from 2.10. `vispec._C` (pybind11) holds the build information. Neither is linked to a certain torch: only
 its headers and the names of its libraries are used, so an isolated build takes those of the torch that the user has.
 
-Environment: VISPEC_CUDA=auto (default: CUDA operators where nvcc is), 1 (required) or 0 (none); TORCH_CUDA_ARCH_LIST;
-CUDA_HOME; MAX_JOBS; CXX, CXXFLAGS, NVCCFLAGS.
+Environment: VISPEC_CUDA=auto (default: CUDA operators where nvcc is and torch is a build with CUDA), 1 (required) or 0
+(none); TORCH_CUDA_ARCH_LIST; CUDA_HOME; MAX_JOBS; CXX, CXXFLAGS, NVCCFLAGS.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 10)
 TORCH_TARGET_VERSION = "0x020a000000000000"  # 2.10: without it the library asks for symbols that 2.10 lacks
 DEFAULT_ARCHS = "8.0;9.0;10.0;12.0+PTX"  # 8.6 and 8.9 run 8.0's code, later cards the PTX
+OLD_NVCC_ARCHS = "8.0;9.0+PTX"  # of an nvcc before 12.8, which knows no others
 HOST_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 HOST_FLAGS += ["-fopenmp-simd", "-Wall", "-Wextra", "-DNDEBUG"]
 DEVICE_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"]
@@ -153,6 +154,8 @@ def plan_cuda(mode: str, has_sources: bool, nvcc: str | None, nvcc_version: str,
         missing = "this version of vispec has no CUDA sources"
     elif nvcc is None:
         missing = "nvcc was not found (on the PATH, in CUDA_HOME or in /usr/local/cuda)"
+    elif mode == "auto" and torch.cuda is None:
+        missing = f"torch {torch.version} is a build without CUDA (VISPEC_CUDA=1 builds them all the same)"
     else:
         major = nvcc_version.partition(".")[0]
         other = torch.cuda is not None and torch.cuda.partition(".")[0] != major
@@ -170,6 +173,11 @@ def parse_archs(archs: str) -> list[str]:
         if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
             raise SystemExit(f"TORCH_CUDA_ARCH_LIST: expected architectures such as '8.0;9.0a;12.0+PTX', got {name!r}")
     return names
+
+
+def default_archs(nvcc_version: str) -> str:
+    """Where no GPU is visible and none was asked for."""
+    return DEFAULT_ARCHS if release(nvcc_version) >= (12, 8) else OLD_NVCC_ARCHS
 
 
 def gencode_flags(archs: list[str]) -> list[str]:
@@ -220,7 +228,7 @@ class BuildLibraries(build_ext):
         nvcc = find_nvcc()
         output = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout if nvcc else ""
         nvcc_version = "".join(re.findall(r"release ([\d.]+)", output)[:1])
-        archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or visible_archs() or DEFAULT_ARCHS
+        archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or visible_archs() or default_archs(nvcc_version)
         mode = os.environ.get("VISPEC_CUDA", "auto")
         cuda = plan_cuda(mode, bool(cuda_sources), nvcc, nvcc_version, archs, torch)
 

@@ -92,14 +92,18 @@ def test_missing_library_says_what_to_do(tmp_path: Path) -> None:
     assert "pip install ." in run.stderr
 
 
-def test_auto_follows_nvcc_and_sources(build: ModuleType) -> None:
-    cpu_torch = build.Torch("", "2.13.0+cpu", None)
-    plan = build.plan_cuda("auto", True, "/cuda/bin/nvcc", "13.0", "8.0;9.0+PTX", cpu_torch)
+def test_auto_follows_nvcc_sources_and_torch(build: ModuleType) -> None:
+    torch_13, cpu_torch = build.Torch("", "2.13.0+cu130", "13.0"), build.Torch("", "2.13.0+cpu", None)
+    plan = build.plan_cuda("auto", True, "/cuda/bin/nvcc", "13.0", "8.0;9.0+PTX", torch_13)
     assert plan == build.Cuda(True, "", "/cuda/bin/nvcc", "13.0", ["8.0", "9.0+PTX"])
-    without = build.plan_cuda("auto", True, None, "", "8.0", cpu_torch)
+    without = build.plan_cuda("auto", True, None, "", "8.0", torch_13)
     assert not without.build
     assert "nvcc was not found" in without.reason
-    assert "no CUDA sources" in build.plan_cuda("auto", False, "/cuda/bin/nvcc", "13.0", "8.0", cpu_torch).reason
+    assert "no CUDA sources" in build.plan_cuda("auto", False, "/cuda/bin/nvcc", "13.0", "8.0", torch_13).reason
+    useless = build.plan_cuda("auto", True, "/cuda/bin/nvcc", "13.0", "8.0", cpu_torch)
+    assert not useless.build
+    assert "2.13.0+cpu is a build without CUDA" in useless.reason
+    assert build.plan_cuda("1", True, "/cuda/bin/nvcc", "13.0", "8.0", cpu_torch).build
 
 
 def test_cuda_can_be_refused_and_required(build: ModuleType) -> None:
@@ -121,6 +125,8 @@ def test_another_cuda_than_torchs_is_mentioned(build: ModuleType) -> None:
 
 
 def test_architectures(build: ModuleType) -> None:
+    assert build.default_archs("13.0") == build.default_archs("12.8") == build.DEFAULT_ARCHS
+    assert build.default_archs("12.6") == "8.0;9.0+PTX"
     assert build.parse_archs("8.0;9.0a 12.0+PTX,8.0") == ["8.0", "9.0a", "12.0+PTX"]
     assert build.gencode_flags(["9.0a", "12.0+PTX"]) == [
         "-gencode=arch=compute_90a,code=sm_90a",
