@@ -153,12 +153,6 @@ __device__ __forceinline__ Draw best_of_warp(Draw draw) {
   return draw;
 }
 
-// noisy_score, or minus infinity where min_p drops the token. A call: few tokens come this far, and two logarithms in
-// fp64 for each of a thread's eight would crowd the code out.
-__attribute__((noinline)) __device__ double kept_score(float x, float max, double min_p, uint32_t word) {
-  return exp(static_cast<double>(x) - max) < min_p ? kMinusInfinity : noisy_score(x, word);
-}
-
 // What a row's draw goes by.
 struct DrawRule {
   uint64_t seed;
@@ -196,19 +190,33 @@ __device__ __forceinline__ uint32_t word_of(const PhiloxWords& words, int token)
   return token % 4 < 2 ? low : high;
 }
 
+// The best of a thread's values side by side. Few of them may win, so that the logarithms in fp64 are one copy of code,
+// which takes its token out of the registers by selects; unrolled they would crowd the rest out.
 template <int kWidth>
 __device__ __forceinline__ Draw best_of_vector(const DrawRule& rule, const float (&x)[kWidth], int first,
                                                int vocab_size, Draw best) {
+  uint32_t word[kWidth];
+  unsigned open = 0;
 #pragma unroll
   for (int i = 0; i < kWidth; i += 4) {
     const PhiloxWords words = rule.words(first + i);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int token = first + i + j;
-      if (token < vocab_size && rule.may_win(x[i + j], words.word[j], best)) {
-        best = better(best, {kept_score(x[i + j], rule.max, rule.min_p, words.word[j]), token});
-      }
+    for (int j = i; j < i + 4; ++j) {
+      word[j] = words.word[j - i];
+      if (first + j < vocab_size && rule.may_win(x[j], word[j], best)) open |= 1u << j;
     }
+  }
+  for (; open != 0; open &= open - 1) {
+    const int chosen = __ffs(static_cast<int>(open)) - 1;
+    float value = x[0];
+    uint32_t noise = word[0];
+#pragma unroll
+    for (int j = 1; j < kWidth; ++j) {
+      if (j == chosen) value = x[j], noise = word[j];
+    }
+    if (!rule.may_win(value, noise, best)) continue;
+    if (exp(static_cast<double>(value) - rule.max) < rule.min_p) continue;
+    best = better(best, {noisy_score(value, noise), first + chosen});
   }
   return best;
 }

@@ -16,8 +16,6 @@ struct SelectArgs {
   bool whole;  // rows as logits.cuh has them
 };
 
-constexpr float kLog2E = 1.44269504f;
-
 // As argmax ranks: NaN is the largest, of equal values the lower token.
 __device__ __forceinline__ uint64_t argmax_key(float x, int token) {
   return x == x ? rank_key(x, token) : uint64_t{0xffffffffu} << 32 | static_cast<uint32_t>(~token);
