@@ -199,6 +199,14 @@ def test_filters_across_chunks(
     check(random_logits(1, 1, 10000, dtype, spread), case, schedules[:2])
 
 
+@pytest.mark.parametrize("top_p", [0.3, 0.6, 0.9])
+def test_top_p_of_many_small_masses(schedules: list[Schedule], top_p: float) -> None:
+    """Each far below 2^32 steps, all together far above: sums carry from one word into the next."""
+    logits = torch.linspace(-8.5, -8, 4000).expand(8, 1, 4000).clone()
+    logits[:, :, 1234] = 0
+    check(logits, random_case(8, 1, 4000, temperature=1, top_p=top_p), schedules[:1])
+
+
 @pytest.mark.parametrize("absent", ["top_k", "top_p", "min_p", "repetition_penalty"])
 def test_an_absent_option_is_off(schedules: list[Schedule], absent: str) -> None:
     off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
