@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ablation_measure import Candidate, measure, report, run_facts
@@ -181,8 +181,8 @@ def count_answer(source: SampleSource, index: int) -> int:
     return sum(len(tokenizer.tokenize(sample.text[start:end])) for start, end in sample.spans)
 
 
-def parse_tree(text: str) -> vispec.TreeConfig:
-    return vispec.TreeConfig(*map(int, text.split(",")))
+def parse_tree(text: str) -> vispec.TreeConfig | Literal["auto"]:
+    return "auto" if text == "auto" else vispec.TreeConfig(*map(int, text.split(",")))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -8,10 +8,11 @@ import os
 import platform
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from transformers import BatchFeature
 
 import vispec
+from vispec.auto import CANDIDATES
 from vispec.draft.checkpoint import Draft
 from vispec.pair.dataset import make_sample
 from vispec.pair.pretrained import Pair
@@ -40,7 +42,7 @@ class Candidate:
 
     key: str
     draft: Draft
-    trees: Sequence[vispec.TreeConfig]
+    trees: Sequence[vispec.TreeConfig | Literal["auto"]]
     facts: dict[str, Any]
 
 
@@ -87,10 +89,13 @@ def measure_picture(setup: Setup, candidates: Sequence[Candidate], index: int, n
             start = time.perf_counter()
             output = vispec.generate(model, candidate.draft, inputs, tree=tree, return_dict_in_generate=True, **options)
             seconds = time.perf_counter() - start
+            drafted = output.speculation.trees
             accepted = output.speculation.num_accepted.flatten().clamp(min=0)
+            most = max(tree.max_accepted for tree in ([tree] if isinstance(tree, vispec.TreeConfig) else CANDIDATES))
             runs[f"{candidate.key} {name_of(tree)}"] = {
                 "seconds": seconds,
-                "cycles_by_accepted": torch.bincount(accepted, minlength=tree.max_accepted + 1).tolist(),
+                "cycles_by_accepted": torch.bincount(accepted, minlength=most + 1).tolist(),
+                "cycles_by_tree": Counter("none" if tree is None else name_of(tree) for tree in drafted),
                 "identical": torch.equal(output.sequences, expected),
             }
     second, _ = time_plain(model, inputs, options)
@@ -103,8 +108,8 @@ def time_plain(model: Any, inputs: BatchFeature, options: dict[str, Any]) -> tup
     return time.perf_counter() - start, ids
 
 
-def name_of(tree: vispec.TreeConfig) -> str:
-    return f"{tree.depth},{tree.top_k},{tree.num_nodes}"
+def name_of(tree: vispec.TreeConfig | Literal["auto"]) -> str:
+    return f"{tree.depth},{tree.top_k},{tree.num_nodes}" if isinstance(tree, vispec.TreeConfig) else tree
 
 
 def report(lines: Sequence[dict[str, Any]], candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
@@ -152,6 +157,7 @@ def summary(lines: Sequence[dict[str, Any]], run: str) -> dict[str, Any]:
         "seconds": seconds,
         "plain_seconds": sum(plain),
         "identical": sum(run["identical"] for run in runs),
+        "cycles_by_tree": sum((Counter(run["cycles_by_tree"]) for run in runs), Counter()),
     }
 
 
@@ -159,7 +165,11 @@ def run_facts(arguments: argparse.Namespace, setup: Setup, script: str) -> dict[
     """What a reader needs to run it again; `script` with all of its arguments that are no paths."""
     paths = ("folder", "pair", "output")
     sizes = {name: value for name, value in vars(arguments).items() if name not in (*paths, "trees")}
-    told = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sizes.items())
+    told = " ".join(
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for name, value in sizes.items()
+        if value is not False
+    )
     return {
         "command": f"python {script} {told} --trees {' '.join(map(name_of, arguments.trees))}",
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",

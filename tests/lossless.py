@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import vispec
-from vispec.tree import TreeConfig
 
 # texts compared and near ties met, by family and dtype; printed at the end of the run (conftest.py)
 COMPARED: Counter[tuple[str, str]] = Counter()
@@ -24,7 +23,7 @@ def plain_text(model: PreTrainedModel, inputs: dict[str, Tensor], **options: Any
 
 
 def assert_same_text(
-    model: PreTrainedModel, draft: vispec.Draft, inputs: dict[str, Tensor], tree: TreeConfig, **options: Any
+    model: PreTrainedModel, draft: vispec.Draft, inputs: dict[str, Tensor], tree: Any, **options: Any
 ) -> vispec.SpeculativeOutput:
     """Generate both ways and compare token for token.
 

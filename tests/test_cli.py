@@ -99,7 +99,7 @@ def test_help(arguments: list[str], words: str, capsys: pytest.CaptureFixture[st
         (["chat"], "invalid choice: 'chat'"),
         (["demo", "--max-new-tokens", "0"], "expected a whole number from 1, got '0'"),
         (["demo", "--threads", "many"], "expected a whole number from 1, got 'many'"),
-        (["demo", "--tree", "3,8"], "expected three whole numbers D,K,N, got '3,8'"),
+        (["demo", "--tree", "3,8"], "expected three whole numbers D,K,N or auto, got '3,8'"),
     ],
 )
 def test_bad_arguments(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

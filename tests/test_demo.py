@@ -167,6 +167,14 @@ def test_tree(tiny_pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"at most 10\n  [0-9a]+\n  one sign a cycle:   0 to 10; letters go on from 9\n", out)
 
 
+def test_tree_of_auto(tiny_pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--pair", str(tiny_pair), "--max-new-tokens", "24", "--tree", "auto"]) == 0
+    out = capsys.readouterr().out
+    assert "Tree: chosen cycle by cycle\n" in out
+    assert re.search(r"cycles, at most 8\n  [0-8▁-█]+\n", out)
+    assert re.search(r"^Drafted: (\d+ x (nothing|depth \d, \d+ children a node, \d+ nodes)(; |$))+", out, re.MULTILINE)
+
+
 @pytest.mark.parametrize("case", ["missing", "folder", "text", "cut"])
 def test_bad_image(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "image.png"

@@ -208,10 +208,14 @@ def test_tree_at_its_limits(llama: Pair) -> None:
         assert torch.equal(output, llama[0].generate(IDS, max_new_tokens=4))
 
 
-@pytest.mark.parametrize("tree", ["auto", None, (3, 8, 30), {"depth": 3}, 30, TreeConfig], ids=repr)
+@pytest.mark.parametrize("tree", [None, (3, 8, 30), {"depth": 3}, 30, TreeConfig, "Auto", "fast", ""], ids=repr)
 def test_tree_of_another_type(llama: Pair, tree: Any) -> None:
-    with refused(llama[0], TypeError, f"tree: expected a vispec.TreeConfig, got {tree!r}"):
+    error = ValueError if isinstance(tree, str) else TypeError
+    words = f'tree: expected a vispec.TreeConfig or "auto", got {tree!r}'
+    with refused(llama[0], error, words):
         vispec.generate(*llama, IDS, tree=tree)
+    with refused(llama[0], error, words):
+        vispec.accelerate(*llama, tree=tree)
 
 
 def test_tree_wider_than_the_vocabulary(llama: Pair) -> None:

@@ -33,7 +33,7 @@ class Script:
         self.index += 1
         return self.steps[(self.index - 1) % len(self.steps)]
 
-    def note(self, num_accepted: Sequence[int], seconds: float) -> None:
+    def note(self, tree: TreeConfig | None, num_accepted: Sequence[int], seconds: float) -> None:
         self.seconds.append(seconds)
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from vispec.info import package_version
 from vispec.pictures import PICTURES
@@ -71,8 +72,8 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
         "--tree",
         type=_tree,
         default=(5, 4, 16),
-        metavar="D,K,N",
-        help="depth, children a node, and nodes of what is drafted; default: 5,4,16",
+        metavar="D,K,N|auto",
+        help="depth, children a node, and nodes of what is drafted, or auto: chosen cycle by cycle; default: 5,4,16",
     )
     demo.add_argument(
         "--pair",
@@ -86,10 +87,12 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
     )
 
 
-def _tree(text: str) -> tuple[int, int, int]:
+def _tree(text: str) -> tuple[int, int, int] | Literal["auto"]:
+    if text == "auto":
+        return "auto"
     numbers = text.split(",")
     if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(f"expected three whole numbers D,K,N, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected three whole numbers D,K,N or auto, got {text!r}")
     depth, top_k, num_nodes = map(int, numbers)
     return depth, top_k, num_nodes
 

@@ -6,11 +6,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
+from vispec.auto import CANDIDATES
 from vispec.decoding import STAGES, Speculation
 from vispec.tree import TreeConfig
 
@@ -62,7 +63,13 @@ class Comparison:
     plain: Answer
     speculative: Answer
     speculation: Speculation
-    tree: TreeConfig
+    tree: TreeConfig | Literal["auto"]
+
+    @property
+    def most_accepted(self) -> int:
+        """Draft tokens that a cycle could accept at most."""
+        trees = [self.tree] if isinstance(self.tree, TreeConfig) else CANDIDATES
+        return max(tree.max_accepted for tree in trees)
 
     @property
     def num_equal(self) -> int:

@@ -293,7 +293,7 @@ def decode(
                         cycle.catch_up()
                     start = time.perf_counter()
                     accepted, tokens = cycle.run(tree).read()
-                    plan.note(accepted, time.perf_counter() - start)
+                    plan.note(tree, accepted, time.perf_counter() - start)
                     trees.append(tree)
                     num_accepted.append(accepted)
                     if text.emit(tokens[0]):

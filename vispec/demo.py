@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image, ImageOps
@@ -30,7 +31,7 @@ def run(
     question: str | None,
     max_new_tokens: int,
     threads: int,
-    tree: tuple[int, int, int],
+    tree: tuple[int, int, int] | Literal["auto"],
     pair_folder: Path | None,
     report_file: Path | None,
 ) -> int:
@@ -43,7 +44,7 @@ def run(
         argparse.ArgumentError: an option's value cannot be used; it is named.
     """
     with _blaming("--tree"):
-        config = vispec.TreeConfig(*tree)
+        config = vispec.TreeConfig(*tree) if isinstance(tree, tuple) else tree
     with _blaming("--report"):
         if report_file is not None:
             check_report_file(report_file)

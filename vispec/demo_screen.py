@@ -6,12 +6,15 @@ import os
 import shutil
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import vispec
+from vispec.auto import AUTO
 from vispec.comparison import Comparison, Listener, measure, speed_rows, stage_rows
+from vispec.machine import tree_text
 from vispec.pair.pretrained import Pair
 from vispec.report import Subject
 from vispec.terminal import BLOCKS, SideBySide, bars, can_show, num_colours, printable, render
@@ -39,7 +42,9 @@ def show_subject(subject: Subject, facts: Mapping[str, str], note: str | None) -
     print(flush=True)
 
 
-def show_answers(pair: Pair, inputs: Mapping[str, Any], max_new_tokens: int, tree: vispec.TreeConfig) -> Comparison:
+def show_answers(
+    pair: Pair, inputs: Mapping[str, Any], max_new_tokens: int, tree: vispec.TreeConfig | Literal["auto"]
+) -> Comparison:
     """Both answers, each timed alone; in two columns where the terminal has room, else one below the other."""
     without = partial(pair.model.generate, **inputs)
     with_draft = partial(vispec.generate, pair.model, pair.draft, inputs, tree=tree)
@@ -75,7 +80,7 @@ def show_numbers(comparison: Comparison) -> None:
     print(comparison.verdict)
     for row in speed_rows(comparison):
         print("  {:<22}{:>14}{:>14}{:>12}".format(*row))
-    speculation, most = comparison.speculation, comparison.tree.max_accepted
+    speculation, most = comparison.speculation, comparison.most_accepted
     print(
         f"\nnum_accepted {speculation.mean_accepted:.2f}: draft tokens accepted a cycle, mean of "
         f"{speculation.num_cycles} cycles, at most {most}"
@@ -85,5 +90,8 @@ def show_numbers(comparison: Comparison) -> None:
     for start in range(0, len(picture), width):
         print(f"  {picture[start : start + width]}")
     print(f"  one sign a cycle:   {legend}\n")
+    if comparison.tree == AUTO:
+        counts = Counter(tree_text(tree) for tree in speculation.trees)
+        print("Drafted: " + "; ".join(f"{count} x {text}" for text, count in counts.most_common()) + "\n")
     for row in stage_rows(comparison):
         print("  {:<22}{:>14}{:>14}{:>12}".format(*row))

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MethodType, TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,11 +17,12 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from vispec.auto import AUTO, auto_plan
 from vispec.cache import CACHE_NAME
 from vispec.decoding import Decoded, Speculation, Stops, decode
 from vispec.draft.checkpoint import Draft
 from vispec.target import Target
-from vispec.tree import SameTree, TreeConfig
+from vispec.tree import Plan, SameTree, TreeConfig
 
 MAX_FIRST_ROWS = 1024  # of new tokens, allocated before decoding; longer texts grow the caches
 
@@ -66,7 +67,7 @@ def generate(
     draft: Draft,
     inputs: Mapping[str, Any] | Tensor,
     *,
-    tree: TreeConfig = TreeConfig(),  # noqa: B008  # frozen
+    tree: TreeConfig | Literal["auto"] = TreeConfig(),  # noqa: B008  # frozen
     **generate_kwargs: Any,
 ) -> Tensor | SpeculativeOutput:
     """What `model.generate(**inputs, **generate_kwargs)` returns, sooner.
@@ -75,7 +76,8 @@ def generate(
         model: The target, in eval mode. It is left as it was found.
         draft: From `load_draft(..., target=model)`.
         inputs: A processor's output (any mapping), or token ids int64 `[1, L]`.
-        tree: Size of the tree that is drafted in every cycle.
+        tree: Size of the tree that is drafted in every cycle; "auto": chosen cycle by cycle for the most tokens a
+            second with this draft, device and text, down to no tree at all. Speed alone depends on it, not the text.
         generate_kwargs: As for `model.generate`.
 
     Returns:
@@ -99,7 +101,13 @@ class accelerate:
         TypeError, ValueError, NotImplementedError: As for `generate`.
     """
 
-    def __init__(self, model: PreTrainedModel, draft: Draft, *, tree: TreeConfig = TreeConfig()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        draft: Draft,
+        *,
+        tree: TreeConfig | Literal["auto"] = TreeConfig(),  # noqa: B008
+    ) -> None:
         accelerator = _Accelerator(model, draft, tree)
         draft.check_target(accelerator.target)
         if "generate" in vars(model):
@@ -135,14 +143,15 @@ class accelerate:
 class _Accelerator:
     """A target, a draft and a tree that were checked against each other."""
 
-    def __init__(self, model: PreTrainedModel, draft: Draft, tree: TreeConfig) -> None:
+    def __init__(self, model: PreTrainedModel, draft: Draft, tree: TreeConfig | Literal["auto"]) -> None:
         self.target = Target(model)
         self.target.check_device()
         if not isinstance(draft, Draft):
             raise TypeError(f"draft: expected a draft from vispec.load_draft, got {type(draft).__name__}")
-        if not isinstance(tree, TreeConfig):
-            raise TypeError(f"tree: expected a vispec.TreeConfig, got {tree!r}")
-        if tree.top_k > self.target.vocab_size:
+        if not isinstance(tree, TreeConfig) and tree != AUTO:
+            wrong = ValueError if isinstance(tree, str) else TypeError
+            raise wrong(f'tree: expected a vispec.TreeConfig or "{AUTO}", got {tree!r}')
+        if isinstance(tree, TreeConfig) and tree.top_k > self.target.vocab_size:
             raise ValueError(f"tree: expected top_k <= vocabulary ({self.target.vocab_size}), got {tree.top_k}")
         self.draft, self.tree = draft, tree
 
@@ -191,7 +200,7 @@ class _Accelerator:
         model_kwargs.pop(CACHE_NAME, None)  # generate's empty cache; the cycle brings its own
         stops = Stops(criteria)
         budget = int(min(stops.max_length - input_ids.shape[1], MAX_FIRST_ROWS))
-        plan = SameTree(self.tree)
+        plan: Plan = auto_plan(self.draft, self.target, len(input_ids)) if self.tree == AUTO else SameTree(self.tree)
         drafter = self.draft.new_drafter(self.target, plan.trees, budget)
         decoded = decode(self.target, drafter, plan, input_ids, model_kwargs, stops, streamer, budget)
         if streamer is not None:

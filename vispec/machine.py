@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
+from vispec.auto import AUTO
 from vispec.info import package_version
 from vispec.pair.pretrained import Pair
 from vispec.tree import TreeConfig
@@ -26,12 +28,19 @@ def facts_of_pair(pair: Pair) -> dict[str, str]:
     }
 
 
-def facts_of_run(model: PreTrainedModel, tree: TreeConfig) -> dict[str, str]:
+def tree_text(tree: TreeConfig | Literal["auto"] | None) -> str:
+    """What a cycle drafts, in words."""
+    if isinstance(tree, TreeConfig):
+        return f"depth {tree.depth}, {tree.top_k} children a node, {tree.num_nodes} nodes"
+    return "chosen cycle by cycle" if tree == AUTO else "nothing"
+
+
+def facts_of_run(model: PreTrainedModel, tree: TreeConfig | Literal["auto"]) -> dict[str, str]:
     """How and where `model` runs now."""
     dtype = str(model.dtype).removeprefix("torch.")
     versions = [f"{name} {package_version(name)}" for name in ("vispec", "torch", "transformers")]
     return {
-        "Tree": f"depth {tree.depth}, {tree.top_k} children a node, {tree.num_nodes} nodes",
+        "Tree": tree_text(tree),
         "Run": f"{dtype} on {model.device}, torch threads: {torch.get_num_threads()}",
         "Processor": cpu_name() if model.device.type == "cpu" else torch.cuda.get_device_name(model.device),
         "Versions": ", ".join([*versions, f"Python {platform.python_version()}"]),

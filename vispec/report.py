@@ -82,7 +82,7 @@ class Report:
     def summary(self) -> str:
         """The cycles in a sentence."""
         speculation, accepted = self.comparison.speculation, self.comparison.num_accepted
-        most = self.comparison.tree.max_accepted
+        most = self.comparison.most_accepted
         counts = ", ".join(f"{value}: {accepted.count(value)}" for value in range(most + 1))
         return (
             f"{speculation.mean_accepted:.2f} draft tokens accepted a cycle, mean of {speculation.num_cycles} cycles, "
@@ -121,7 +121,7 @@ def render_html(report: Report) -> str:
     return template.render(
         report=report,
         comparison=comparison,
-        most=comparison.tree.max_accepted,
+        most=comparison.most_accepted,
         picture=base64.b64encode(picture.getvalue()).decode(),
         speed_rows=speed_rows(comparison),
         stage_rows=stage_rows(comparison),

@@ -130,7 +130,7 @@ class _Canvas:
 
     def chart(self, report: Report) -> None:
         """A bar for each cycle, as high as it accepted."""
-        most, values = report.comparison.tree.max_accepted, report.comparison.num_accepted
+        most, values = report.comparison.most_accepted, report.comparison.num_accepted
         self._text(MARGIN, self.y, "Accepted draft tokens in each cycle", MUTED)
         bottom = self.y + LINE + 8 + CHART
         for value in range(0, most + 1, 1 if most <= 8 else 4):

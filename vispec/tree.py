@@ -73,8 +73,11 @@ class Plan(Protocol):
     def next_tree(self, length: int) -> TreeConfig | None:
         """What the next cycle drafts behind a text of `length` tokens: one of `trees`, or None for nothing."""
 
-    def note(self, num_accepted: Sequence[int], seconds: float) -> None:
-        """That cycle accepted so many draft tokens of each sequence (-1: it had finished) and took so long."""
+    def note(self, tree: TreeConfig | None, num_accepted: Sequence[int], seconds: float) -> None:
+        """A cycle with this tree accepted so many draft tokens of each sequence (-1: it had finished) and took so long.
+
+        Cycles are noted in their order; on a GPU the next one may have been asked for before.
+        """
 
 
 class SameTree:
@@ -86,7 +89,7 @@ class SameTree:
     def next_tree(self, length: int) -> TreeConfig:
         return self.trees[0]
 
-    def note(self, num_accepted: Sequence[int], seconds: float) -> None:
+    def note(self, tree: TreeConfig | None, num_accepted: Sequence[int], seconds: float) -> None:
         """Nothing to learn."""
 
 
