@@ -6,6 +6,7 @@ import gc
 import itertools
 import random
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from models import BUILDERS, VISION_FAMILIES, make_draft, make_prompt, make_targ
 from scripted import ScriptedDraft
 from vispec import TreeConfig
 from vispec.auto import CANDIDATES, FIRST_GAP, LAST_GAP, LEAST_TIMINGS, RENEWAL, Acceptance, AutoTree, auto_plan, choose
+from vispec.draft.checkpoint import shorten_vocabulary
 from vispec.draft.model import DraftModel
 from vispec.pair.dataset import make_sample
 from vispec.pair.pretrained import load_pair
@@ -291,3 +293,11 @@ def test_what_was_learned_serves_later_calls_and_dies_with_the_draft() -> None:
     del plan, draft
     gc.collect()
     assert [reference() for reference in alive] == [None, None]
+
+
+def test_no_tree_is_wider_than_the_vocabulary() -> None:
+    model = make_target("llama")
+    short = shorten_vocabulary(make_draft(model).model, Counter(), 9)
+    trees = auto_plan(vispec.Draft(short, model), Target(model), 1).trees
+    assert 0 < len(trees) < len(CANDIDATES)
+    assert all(tree.top_k <= 9 for tree in trees)

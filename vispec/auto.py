@@ -211,5 +211,5 @@ def auto_plan(draft: Draft, target: Target, batch_size: int) -> AutoTree:
     key = (target.device, target.dtype, torch.get_num_threads(), batch_size)
     plans = _plans.setdefault(draft, {})
     if key not in plans:
-        plans[key] = AutoTree([tree for tree in CANDIDATES if tree.top_k <= target.vocab_size])
+        plans[key] = AutoTree([tree for tree in CANDIDATES if tree.top_k <= draft.num_tokens])
     return plans[key]

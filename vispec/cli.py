@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands.add_parser("demo", help="answer a question about an image with and without speculation"))
     add_arguments(commands.add_parser("train", help="train a draft for a target of yours, on its own answers"))
+    _add_shortlist(commands.add_parser("shortlist", help="let a draft guess none but the most frequent tokens"))
     commands.add_parser("info", help="versions, back ends, and what is missing and why")
     return parser
 
@@ -85,6 +86,21 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
     demo.add_argument(
         "--report", type=Path, dest="report_file", metavar="FILE", help="write what is shown there: .html or .png"
     )
+
+
+def _add_shortlist(shortlist: argparse.ArgumentParser) -> None:
+    add = shortlist.add_argument
+    add("draft", metavar="DRAFT", help="a folder or a name on the Hub; it is left as it is")
+    add("--model", required=True, metavar="NAME", help="the target, for its tokenizer: a folder or a name on the Hub")
+    add(
+        "--texts",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="a folder of answers that `vispec train` wrote, or a text file with a text a line",
+    )
+    add("--size", required=True, type=_positive, metavar="N", help="tokens to keep, the most frequent ones")
+    add("--output", required=True, type=Path, metavar="DIR", help="for the draft with its shortlist")
 
 
 def _tree(text: str) -> tuple[int, int, int] | Literal["auto"]:

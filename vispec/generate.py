@@ -151,8 +151,8 @@ class _Accelerator:
         if not isinstance(tree, TreeConfig) and tree != AUTO:
             wrong = ValueError if isinstance(tree, str) else TypeError
             raise wrong(f'tree: expected a vispec.TreeConfig or "{AUTO}", got {tree!r}')
-        if isinstance(tree, TreeConfig) and tree.top_k > self.target.vocab_size:
-            raise ValueError(f"tree: expected top_k <= vocabulary ({self.target.vocab_size}), got {tree.top_k}")
+        if isinstance(tree, TreeConfig) and tree.top_k > draft.num_tokens:
+            raise ValueError(f"tree: expected top_k <= vocabulary ({draft.num_tokens}), got {tree.top_k}")
         self.draft, self.tree = draft, tree
 
     def generate(self, keywords: dict[str, Any]) -> Tensor | SpeculativeOutput:

@@ -118,6 +118,23 @@ class Target:
         """Features `[..., H]` to logits `[..., V]`, by the target's own module."""
         return self.model.get_output_embeddings()(hidden)
 
+    def head_rows(self, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Copies of the LM head's weight `[n, H]` and bias `[n]` for some tokens, int64 `[n]`.
+
+        Raises:
+            NotImplementedError: the head is more, or other, than a plain `nn.Linear`: its rows would not be its logits.
+        """
+        head = self.model.get_output_embeddings()
+        is_hooked = bool(head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
+        if type(head) is not nn.Linear or is_hooked or head.weight.is_meta or not head.weight.is_floating_point():
+            kind = f"{type(head).__name__}{' with hooks' if is_hooked else ''}"
+            raise NotImplementedError(
+                "draft: its shortlist of tokens needs rows of the target's LM head, expected a plain torch.nn.Linear, "
+                f"got {kind}, {head.weight.dtype} on {head.weight.device}; load it with full_vocabulary=True"
+            )
+        bias = None if head.bias is None else head.bias.detach()[token_ids]
+        return head.weight.detach()[token_ids], bias
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Wait until no other thread decodes with this model.

@@ -119,6 +119,32 @@ def test_one_command_trains_a_draft(
     assert draft_bytes(output) == draft_bytes(undisturbed)  # two equal runs
 
 
+def test_a_shortlist_of_the_answers_tokens(
+    user_files: Path, tmp_path: Path, undisturbed: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Trained with one, or given one afterwards, the draft is the same."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    output, later = tmp_path / "out", tmp_path / "later"
+    assert main(command(user_files, output, draft_vocab_size=60)) == 0
+    model = ["--model", str(user_files / "pair/target"), "--size", "60", "--output", str(later)]
+    texts = ["--texts", str(undisturbed / "vision_answers")]
+    assert main(["shortlist", str(undisturbed / "draft"), *texts, *model]) == 0
+    assert re.search(
+        r"^60 of \d+ tokens are drafted: \d+\.\d+% of the \d+ counted", capfd.readouterr().out, re.MULTILINE
+    )
+    for file in (output / "draft").iterdir():
+        assert file.read_bytes() == (later / file.name).read_bytes()
+    pair = load_result(user_files, output)
+    assert pair.draft.num_tokens == 60
+    assert_lossless(user_files, pair)
+
+
+def test_a_shortlist_larger_than_the_vocabulary(user_files: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(command(user_files, tmp_path / "out", draft_vocab_size=10**6))
+    assert not (tmp_path / "out" / "vision_answers").exists()
+
+
 def test_same_command_again_does_nothing_anew(
     user_files: Path, undisturbed: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
-_OPTIONAL = ("global_feature", "rms_norm_eps", "rope_theta", "bias", "qkv_bias")
+_OPTIONAL = ("global_feature", "rms_norm_eps", "rope_theta", "bias", "qkv_bias", "draft_vocab_size")
 _MAX_SIZE = 2**31 - 1  # beyond any model; a larger one in a broken file would overflow in torch
 
 # what a ViSpec draft always is; `rope_parameters` is transformers 5's name for theta and scaling in one
@@ -28,6 +28,7 @@ class DraftConfig:
         rms_norm_eps, rope_theta: as LLaMA; `rope_theta` is 10000 where a file has none.
         bias: Whether `fc` and `img_fc` have one.
         qkv_bias: Whether the q, k and v projections (of the layer and of the adaptor) have one.
+        draft_vocab_size: Tokens that it drafts at all, a shortlist of the target's; None: all.
 
     Raises:
         ValueError: a size is not a positive int, heads do not divide as attention needs, or a float is not positive.
@@ -44,12 +45,17 @@ class DraftConfig:
     rope_theta: float = 10000.0
     bias: bool = True
     qkv_bias: bool = False
+    draft_vocab_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, "num_queries"):
             value, least = getattr(self, name), 0 if name == "num_queries" else 1
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MAX_SIZE:
                 raise ValueError(f"{name}: expected a {'positive int' if least else 'count from 0'}, got {value!r}")
+        size = self.draft_vocab_size
+        is_size = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= self.vocab_size
+        if not (is_size or size is None):
+            raise ValueError(f"draft_vocab_size: expected 1 to vocab_size ({self.vocab_size}), or null, got {size!r}")
         for name in ("rms_norm_eps", "rope_theta"):
             value = getattr(self, name)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -112,6 +118,7 @@ class DraftConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Fields for config.json; `from_dict` gives an equal config back."""
+        shortlist = {} if self.draft_vocab_size is None else {"draft_vocab_size": self.draft_vocab_size}
         return {
             **{name: getattr(self, name) for name in _SIZES},
             "num_hidden_layers": 1,
@@ -123,4 +130,5 @@ class DraftConfig:
             "rope_scaling": None,
             "bias": self.bias,
             "qkv_bias": self.qkv_bias,
+            **shortlist,
         }

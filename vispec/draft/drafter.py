@@ -47,6 +47,23 @@ class Drafter(Protocol):
         """Make room for a text of `num_tokens` and the rows of one cycle. Called by the host between cycles."""
 
 
+class ShortHead:
+    """The rows of the target's LM head that belong to the tokens that are drafted; a copy, made once.
+
+    Args:
+        target: Its head must be a plain `nn.Linear`.
+        token_ids: int64 `[n]`, on the target's device.
+    """
+
+    def __init__(self, target: Target, token_ids: Tensor) -> None:
+        self.token_ids = token_ids
+        self.weight, self.bias = target.head_rows(token_ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Features `[..., H]` to logits `[..., n]`."""
+        return F.linear(hidden, self.weight, self.bias)
+
+
 class ViSpecDrafter:
     """Drafts EAGLE-2 trees with a ViSpec draft (arXiv 2509.15235).
 
@@ -57,10 +74,18 @@ class ViSpecDrafter:
         target: Lends its embedding and its LM head.
         trees: Sizes of the trees that will be asked for.
         budget: Tokens that will probably be generated, for the first allocation.
+        short_head: Of the tokens that are drafted; None: all, by the target's own head.
     """
 
-    def __init__(self, model: DraftModel, target: Target, trees: Sequence[TreeConfig], budget: int) -> None:
-        self.model, self.target, self.budget = model, target, budget
+    def __init__(
+        self,
+        model: DraftModel,
+        target: Target,
+        trees: Sequence[TreeConfig],
+        budget: int,
+        short_head: ShortHead | None = None,
+    ) -> None:
+        self.model, self.target, self.budget, self.short_head = model, target, budget, short_head
         config, device = model.config, model.device
         self.scale = config.head_dim**-0.5
         self.frontier_bits = {tree: _frontier_bits(tree, device) for tree in trees}
@@ -97,9 +122,8 @@ class ViSpecDrafter:
         """Expand the frontier `depth` times, keep the best candidates (section 3.3, EAGLE-2)."""
         top_k, batch_size = tree.top_k, root_tokens.shape[0]
         frontier_bits = self.frontier_bits[tree]
-        logits = self.target.logits(self.hidden[:, None])
-        scores = torch.zeros(batch_size, 1, dtype=torch.float32, device=logits.device)
-        tokens, scores, frontier, frontier_tokens, frontier_scores = expand_frontier(logits, scores, top_k)
+        scores = torch.zeros(batch_size, 1, dtype=torch.float32, device=root_tokens.device)
+        tokens, scores, frontier, frontier_tokens, frontier_scores = self._expand(self.hidden[:, None], scores, top_k)
         all_tokens, all_scores = [tokens.flatten(1)], [scores.flatten(1)]
         all_parents = [torch.full_like(frontier, -1)]
         first_candidate = 0  # of the level that the frontier was chosen from
@@ -111,9 +135,7 @@ class ViSpecDrafter:
             hidden = self._run_frontier(frontier_tokens, features, ancestors, level)
             all_parents.append((frontier + first_candidate).repeat_interleave(top_k, dim=1))
             first_candidate += all_tokens[-1].shape[1]
-            tokens, scores, frontier, frontier_tokens, frontier_scores = expand_frontier(
-                self.target.logits(hidden), frontier_scores, top_k
-            )
+            tokens, scores, frontier, frontier_tokens, frontier_scores = self._expand(hidden, frontier_scores, top_k)
             all_tokens.append(tokens.flatten(1))
             all_scores.append(scores.flatten(1))
         return Tree(
@@ -144,6 +166,16 @@ class ViSpecDrafter:
         if needed > capacity:
             capacity = grown_capacity(capacity, needed)
             self.k_cache, self.v_cache = grow_rows(self.k_cache, capacity), grow_rows(self.v_cache, capacity)
+
+    def _expand(self, hidden: Tensor, scores: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """`expand_frontier` of the outputs `hidden` `[B, F, H]`, in the target's token ids."""
+        if self.short_head is None:
+            return expand_frontier(self.target.logits(hidden), scores, top_k)
+        tokens, scores, frontier, frontier_tokens, frontier_scores = expand_frontier(
+            self.short_head.logits(hidden), scores, top_k
+        )
+        ids = self.short_head.token_ids
+        return ids[tokens], scores, frontier, ids[frontier_tokens], frontier_scores
 
     def _run_frontier(self, tokens: Tensor, features: Tensor, ancestors: Tensor, level: int) -> Tensor:
         hidden = self.model.fuse(self.target.embed(tokens), features, self.global_feature)

@@ -96,7 +96,12 @@ class DraftModel(nn.Module):
 
     Without queries it has no `imadpt`, without a global feature no `img_fc`: without both it is EAGLE-2's draft.
     Embedding and LM head are the target's. Parameters are named as in the released checkpoints.
+
+    A shortlist of tokens is the buffer `draft_vocab`, int64 `[draft_vocab_size]`: the target's ids of those that are
+    drafted, ascending.
     """
+
+    draft_vocab: Tensor
 
     def __init__(self, config: DraftConfig) -> None:
         super().__init__()
@@ -107,6 +112,8 @@ class DraftModel(nn.Module):
         if config.num_queries:
             self.imadpt = VisionAdaptor(config)
         self.layers = nn.ModuleList([DraftLayer(config)])
+        if config.draft_vocab_size is not None:
+            self.register_buffer("draft_vocab", torch.arange(config.draft_vocab_size))
         self.reset_parameters()
 
     @property

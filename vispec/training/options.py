@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("draft").add_argument
     group("--num-queries", type=int, default=2, metavar="N", help="of the vision adaptor; 0: read every image token")
     group("--no-global-feature", dest="global_feature", action="store_false", help="all queries become image slots")
+    group(
+        "--draft-vocab-size",
+        type=int,
+        metavar="N",
+        help="draft the N tokens that are most frequent in the answers, and no others (default: all)",
+    )
     group("--multi-token-steps", type=int, default=1, metavar="N", help="passes on own outputs (default %(default)s)")
     group("--no-noise", dest="noise", action="store_false", help="train on the features as they are")
     group = parser.add_argument_group("training").add_argument

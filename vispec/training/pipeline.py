@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,11 +23,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from vispec.draft.checkpoint import Draft, load_draft
+from vispec.draft.checkpoint import load_draft, save_model, shorten_vocabulary
 from vispec.draft.config import DraftConfig
 from vispec.draft.model import DraftModel
 from vispec.target import DEVICES, Target
 from vispec.training.answers import write_answers
+from vispec.training.counts import count_answers
 from vispec.training.evaluation import agreement, as_text, has_one_answer, num_accepted
 from vispec.training.order import split_samples
 from vispec.training.readings import FeatureStore
@@ -71,6 +73,11 @@ def train(options: TrainOptions) -> Path:
     options.output.mkdir(parents=True, exist_ok=True)
     compare_options(options)
     setup = prepare(options)
+    if (options.draft_vocab_size or 1) > setup.target.vocab_size:
+        raise ValueError(
+            f"draft_vocab_size: expected at most the target's {setup.target.vocab_size} tokens, got "
+            f"{options.draft_vocab_size}"
+        )
     draft = new_draft(setup.target, options)
     setup.accelerator.print(_about(setup.target, draft))
     stored = {name: _samples(name, found, setup, options) for name, found in requests.items()}
@@ -83,7 +90,10 @@ def train(options: TrainOptions) -> Path:
         run_stage(name, source, setup, draft, options, options.output / name)
     result = options.output / "draft"
     if setup.accelerator.is_main_process:
-        Draft(draft, setup.target.model).save_pretrained(result)
+        if options.draft_vocab_size:
+            counts = sum((count_answers(samples, setup.processor) for samples in stored.values()), Counter[int]())
+            draft = shorten_vocabulary(draft, counts, options.draft_vocab_size)
+        save_model(draft.to(setup.target.dtype), result)
     setup.accelerator.wait_for_everyone()
     setup.accelerator.print(f"draft: {result}")
     return result

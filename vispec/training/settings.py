@@ -20,8 +20,8 @@ POSITIVE = ("epochs", "text_epochs", "learning_rate", "clip_value")
 SHARES = ("warm_up", "eval_share")
 LEAST = {"max_length": 4, "num_queries": 0, "multi_token_steps": 0, "eval_samples": 0, "feature_cache": 0, "seed": 0}
 COUNTS = (
-    "limit", "max_new_tokens", "generate_batch_size", "num_shards", "batch_size", "micro_batch_size", "eval_every",
-    "save_every",
+    "limit", "max_new_tokens", "generate_batch_size", "num_shards", "draft_vocab_size", "batch_size",
+    "micro_batch_size", "eval_every", "save_every",
 )  # fmt: skip
 
 
@@ -47,6 +47,7 @@ class TrainOptions:
     num_shards: int = 8
     num_queries: int = 2
     global_feature: bool = True
+    draft_vocab_size: int | None = None
     multi_token_steps: int = 1
     noise: bool = True
     epochs: float = 20.0
