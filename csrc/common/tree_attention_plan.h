@@ -84,64 +84,72 @@ constexpr int kMaxStages = 4;    // more only help where a tile is small, and th
 // The system keeps 1 KiB of shared memory a block: a multiprocessor has that much more than one block can ask for.
 constexpr int kReservedShared = 1024;
 
-// Stages that let a multiprocessor hold all its blocks; 0 if a block cannot have two. `shared_bytes`: the most that a
-// block can ask for.
-constexpr int tile_stages(int dim, int rows, int mask_words, int shared_bytes) {
+// Stages with which `blocks` blocks fit on a multiprocessor, at least two; 0 if one block cannot have two.
+// `shared_bytes`: the most that a block can ask for.
+constexpr int tile_stages(int dim, int rows, int mask_words, int shared_bytes, int blocks) {
   if (tree_attention_shared(dim, rows, 2, mask_words) > shared_bytes) return 0;
-  const int share = (shared_bytes + kReservedShared) / tile_blocks(dim, rows) - kReservedShared;
+  const int share = (shared_bytes + kReservedShared) / blocks - kReservedShared;
   int stages = kMaxStages;
   while (stages > 2 && tree_attention_shared(dim, rows, stages, mask_words) > share) --stages;
   return stages;
 }
 
-// Nanoseconds of the whole call if each KV head's keys are cut into `splits`: a prediction, see benchmarks/NOTES.md.
-// `slots`: blocks that run at a time.
-constexpr double predicted_time(const TreeAttentionParams& p, const TreeAttentionPlan& plan, int splits, int dim,
-                                int keys, int num_sms, int64_t slots) {
-  constexpr double kBytes = 24;    // a nanosecond from memory, a multiprocessor's share; twice that from L2
+// The tallest tile that is useful and fits, with two stages.
+constexpr int choose_rows(const TreeAttentionParams& p, int rows, int shared_bytes) {
+  const int dim = tile_dim(p.head_dim);
+  int chosen = kRowTiles[0];
+  for (const int tile : kRowTiles) {
+    if ((tile == 128 && dim == 256) || tile_stages(dim, tile, p.mask_words, shared_bytes, 1) == 0) break;
+    chosen = tile;
+    if (tile >= rows) break;
+  }
+  return chosen;
+}
+
+// Nanoseconds of a launch: a prediction, see benchmarks/NOTES.md. `slots`: blocks that a multiprocessor can hold.
+constexpr double predicted_time(const TreeAttentionParams& p, const TreeAttentionPlan& plan, int keys, int num_sms,
+                                int slots) {
+  constexpr double kBytes = 23;    // a nanosecond from memory, a multiprocessor's share; twice that from L2
+  constexpr double kMost = 28;     // what a multiprocessor takes where others are idle
   constexpr double kFlops = 3000;  // a nanosecond on a multiprocessor
   constexpr double kTile = 400;    // latency of the products and the softmax of a tile
   constexpr double kLoad = 1200;   // latency of a tile's loads, under load
-  constexpr double kBlock = 1500;  // loading lengths, masks, queries and the first tile
+  constexpr double kBlock = 1500;  // loading lengths, masks, queries and the first tiles
   constexpr double kMerge = 2000;  // the second kernel
   const int64_t heads = int64_t{p.batch} * p.num_kv_heads, rows = p.num_heads / p.num_kv_heads * p.num_queries;
-  const int64_t blocks = heads * plan.row_blocks * splits, waves = (blocks + slots - 1) / slots;
-  const double running = static_cast<double>(std::min(blocks, slots)) / num_sms;  // blocks on a multiprocessor
-  const double latency = kTile + kLoad / (plan.stages > 1 ? plan.stages - 1 : 1);
-  const double loads = 4.0 * keys * dim * running / kBytes;
-  const double products = 4.0 * plan.rows * keys * dim * std::max(running, 1.0) / kFlops;
-  const int64_t tiles = (p.capacity + keys - 1) / keys;
-  const double pass =
-      kBlock + static_cast<double>((tiles + splits - 1) / splits) * std::max({latency, loads, products});
-  const double states = 8.0 * static_cast<double>(heads * rows * splits) * dim / (2 * kBytes * num_sms);
-  return static_cast<double>(waves) * pass + (splits > 1 ? kMerge + states : 0);
+  const int64_t blocks = heads * plan.row_blocks * plan.splits, at_a_time = int64_t{slots} * num_sms;
+  const double running = static_cast<double>(std::min(blocks, at_a_time)) / num_sms;  // blocks on a multiprocessor
+  const double dim = tile_dim(p.head_dim), load = 4 * keys * dim * std::max(running / kBytes, 1 / kMost);
+  const double product = 4 * plan.rows * keys * dim * std::max(running, 1.0) / kFlops;
+  const int tiles = ((p.capacity + keys - 1) / keys + plan.splits - 1) / plan.splits;
+  const double waiting = kLoad * std::max(tiles - plan.stages, 0) / std::max(plan.stages - 1, 1);
+  const double pass = kBlock + std::max(tiles * std::max(load, product), tiles * kTile + waiting);
+  const double states = 8.0 * static_cast<double>(heads * rows * plan.splits) * dim / (2 * kBytes * num_sms);
+  return static_cast<double>((blocks + at_a_time - 1) / at_a_time) * pass + (plan.splits > 1 ? kMerge + states : 0);
 }
 
+// `shared_bytes`: of shared memory, the most that a block can ask for.
 constexpr TreeAttentionPlan plan_tree_attention(const TreeAttentionParams& p, int num_sms, int shared_bytes) {
   const int rows = p.num_heads / p.num_kv_heads * p.num_queries, dim = tile_dim(p.head_dim);
-  TreeAttentionPlan plan{.rows = kFloatRows, .row_blocks = 0, .splits = 1, .stages = 0};
-  int keys = kFloatKeys;
-  int64_t slots = int64_t{num_sms} * 8;
-  if (p.dtype != DType::kFloat32) {
-    for (const int tile : kRowTiles) {  // the lowest that holds all rows, or else the tallest
-      const int stages = tile == 128 && dim == 256 ? 0 : tile_stages(dim, tile, p.mask_words, shared_bytes);
-      if (stages == 0) break;
-      plan.rows = tile, plan.stages = stages;
-      if (tile >= rows) break;
-    }
-    keys = tile_keys(dim, plan.rows);
-    const int shared = tree_attention_shared(dim, plan.rows, plan.stages, p.mask_words) + kReservedShared;
-    slots = int64_t{num_sms} * std::clamp((shared_bytes + kReservedShared) / shared, 1, tile_blocks(dim, plan.rows));
+  const bool half = p.dtype != DType::kFloat32;
+  const int tile = half ? choose_rows(p, rows, shared_bytes) : kFloatRows,
+            keys = half ? tile_keys(dim, tile) : kFloatKeys;
+  const int64_t blocks = int64_t{p.batch} * p.num_kv_heads * ((rows + tile - 1) / tile);
+  int most = 4;  // blocks on a multiprocessor
+  if (half) {
+    const int shared = tree_attention_shared(dim, tile, 2, p.mask_words) + kReservedShared;
+    most = std::clamp((shared_bytes + kReservedShared) / shared, 1, tile_blocks(dim, tile));
   }
-  plan.row_blocks = (rows + plan.rows - 1) / plan.rows;
-  if (p.batch == 0 || rows == 0) return plan;
-  const int tiles = (p.capacity + keys - 1) / keys;
-  double best = predicted_time(p, plan, 1, dim, keys, num_sms, slots);
-  for (int splits = 2; splits <= std::min(tiles, kMaxSplits); ++splits) {
-    const double time = predicted_time(p, plan, splits, dim, keys, num_sms, slots);
-    if (time < best) best = time, plan.splits = splits;
+  TreeAttentionPlan best{};
+  double best_time = 0;
+  for (int splits = 1; splits <= std::clamp((p.capacity + keys - 1) / keys, 1, kMaxSplits); ++splits) {
+    const int running = static_cast<int>(std::clamp<int64_t>((blocks * splits + num_sms - 1) / num_sms, 1, most));
+    const int stages = half ? tile_stages(dim, tile, p.mask_words, shared_bytes, running) : 0;
+    const TreeAttentionPlan plan{tile, (rows + tile - 1) / tile, splits, stages};
+    const double time = predicted_time(p, plan, keys, num_sms, running);
+    if (splits == 1 || time < best_time) best = plan, best_time = time;
   }
-  return plan;
+  return best;
 }
 
 // ---- Workspace: the splits' softmax states ----

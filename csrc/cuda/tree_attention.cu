@@ -30,39 +30,44 @@ __device__ __forceinline__ void attend_tile(const TreeAttentionLaunch& launch, i
   const bool masked = S::sight().masks(begin, S::kKeys);
   Scores<S> scores;
   multiply_keys<T, S>(stage, scores);
-  scale_scores<S>(launch.factor, launch.cap, scores);
+  if (launch.cap > 0) {
+    scale_scores<S, true>(launch.factor, launch.cap, scores);
+  } else {
+    scale_scores<S, false>(launch.factor, launch.cap, scores);
+  }
   if (masked) mask_scores<S>(begin + warp_key<S>(), scores);
   weigh<S>(scores, state);
   multiply_values<T, S>(scores, stage, state);
   if (masked) add_overflowed<T, S>(launch.p, begin, overflowed, state);
 }
 
-// The split's tiles from row `begin` to row `end`.
+// The split's tiles from row `begin` on.
 template <class T, class S>
-__device__ __forceinline__ void attend(const TreeAttentionLaunch& launch, int begin, int end, RowStates<S>& state) {
+__device__ __forceinline__ void attend(const TreeAttentionLaunch& launch, int begin, RowStates<S>& state) {
   auto& sight = S::sight();
   const int stages = launch.plan.stages, ring_end = S::kRing + stages * S::kStageBytes;
   const auto load = [&](int begin, int stage) {
-    if (begin < end && sight.masks(begin, S::kKeys)) {
+    if (begin < sight.end_key && sight.masks(begin, S::kKeys)) {
       load_keys<S, true>(launch.p, begin, stage);
-    } else if (begin < end) {
+    } else if (begin < sight.end_key) {
       load_keys<S, false>(launch.p, begin, stage);
     }
     cp_async_commit();  // empty groups too: a tile's group is found by counting
   };
   for (int i = 0; i < stages; ++i) load(begin + i * S::kKeys, S::kRing + i * S::kStageBytes);
-  int stage = S::kRing, free_stage = -1;  // the one whose tile has been read; at first all are under way
-  for (int parity = 0; begin < end; begin += S::kKeys, parity ^= 1) {
+  int stage = S::kRing;
+  for (int tile = 0; begin < sight.end_key; begin += S::kKeys, ++tile) {
+    // The stage before, whose tile has been read; at first all are under way.
+    const int free_stage = tile == 0 ? -1 : (stage == S::kRing ? ring_end : stage) - S::kStageBytes;
     wait_for_copies(free_stage < 0 ? stages - 1 : stages - 2);
     __syncthreads();  // the tile is there for all, and the one before it has been read
     if (free_stage >= 0) load(begin + (stages - 1) * S::kKeys, free_stage);
     if (sight.masks(begin, S::kKeys)) {
-      take_out_overflowed<T, S>(stage, sight.overflowed[parity]);
-      if (threadIdx.x < 4) sight.overflowed[parity ^ 1][threadIdx.x] = 0;  // last read before the barrier
-      __syncthreads();                                                     // the values are finite
+      take_out_overflowed<T, S>(stage, sight.overflowed[tile % 2]);
+      if (threadIdx.x < 4) sight.overflowed[(tile + 1) % 2][threadIdx.x] = 0;  // last read before the barrier
+      __syncthreads();                                                         // the values are finite
     }
-    if (warp_row<S>() < sight.num_rows) attend_tile<T, S>(launch, begin, stage, sight.overflowed[parity], state);
-    free_stage = stage;
+    if (warp_row<S>() < sight.num_rows) attend_tile<T, S>(launch, begin, stage, sight.overflowed[tile % 2], state);
     stage = stage + S::kStageBytes == ring_end ? S::kRing : stage + S::kStageBytes;
   }
   cp_async_wait<0>();  // the queries' too where there was no tile
@@ -80,21 +85,23 @@ __global__ void __launch_bounds__(Shape<kHeadDim, kRowTile>::kThreads, Shape<kHe
   if (split > 0 && split >= cut.used) return;  // the merge knows which splits have a state
 
   auto& sight = S::sight();
-  sight.load(launch.p, span, block, kv_block, S::kRing + launch.plan.stages * S::kStageBytes);
+  sight.load(launch.p, span, block, kv_block, S::kRing + launch.plan.stages * S::kStageBytes, cut.used <= 1);
   load_queries<S>(launch.p, launch.aligned);
   // Of the split's tiles those in which a row of this block sees something.
   const int first = max(split * cut.tiles, (sight.lowest() - span.begin) / S::kKeys);
   const int last = min((split + 1) * cut.tiles, (sight.end() - span.begin + S::kKeys - 1) / S::kKeys);
+  if (threadIdx.x == 0) sight.end_key = span.begin + last * S::kKeys;
+  __syncthreads();  // all threads read where to stop
   RowStates<S> state;
   clear<S>(state);
-  attend<T, S>(launch, span.begin + first * S::kKeys, span.begin + last * S::kKeys, state);
+  attend<T, S>(launch, span.begin + first * S::kKeys, state);
 
   merge_key_warps<S>(state);
   if (threadIdx.x / 32 >= S::kRowWarps) return;
 #pragma unroll
   for (int m = 0; m < S::kMmaRows; ++m) {
-    store_row<T, S>(launch, cut.used <= 1, m, 0, state);
-    store_row<T, S>(launch, cut.used <= 1, m, 1, state);
+    store_row<T, S>(launch, m, 0, state);
+    store_row<T, S>(launch, m, 1, state);
   }
 }
 

@@ -6,6 +6,8 @@
 
 namespace vispec::cuda {
 
+constexpr int kFloatBlocks = 4;  // on a multiprocessor; for more nvcc spilled
+
 // The queries, then the paths, a row a warp.
 constexpr int float_shared(const TreeAttentionParams& p) {
   return kFloatRows * 4 * kMaxHeadDim + kFloatRows * 8 * p.mask_words;
@@ -54,7 +56,7 @@ __device__ __forceinline__ void attend_keys(const TreeAttentionParams& p, const 
 }
 
 // Grid as tree_attention_kernel's, with kFloatRows rows a block.
-static __global__ void __launch_bounds__(32 * kFloatRows)
+static __global__ void __launch_bounds__(32 * kFloatRows, kFloatBlocks)
     tree_attention_float_kernel(const __grid_constant__ TreeAttentionLaunch launch) {
   const TreeAttentionParams& p = launch.p;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, split = blockIdx.y;

@@ -6,6 +6,7 @@
 namespace vispec::cuda {
 
 constexpr int kMergeThreads = 128;  // a thread a split, then some splits a group of D / 4 threads
+constexpr int kMergeBlocks = 8;     // on a multiprocessor; for more nvcc spilled
 static_assert(kMaxSplits <= kMergeThreads);
 
 struct MergeShared {
@@ -49,12 +50,12 @@ __device__ __forceinline__ float load_weights(const TreeAttentionLaunch& launch,
 
 // Grid: a block an output row, [B, M, Hq].
 template <class T>
-__global__ void __launch_bounds__(kMergeThreads)
+__global__ void __launch_bounds__(kMergeThreads, kMergeBlocks)
     tree_attention_merge_kernel(const __grid_constant__ TreeAttentionLaunch launch) {
   const TreeAttentionParams& p = launch.p;
   const int64_t row = blockIdx.x, rows = tree_attention_states(p, launch.plan).rows;
   const int keys = p.dtype == DType::kFloat32 ? kFloatKeys : tile_keys(tile_dim(p.head_dim), launch.plan.rows);
-  const int seq = static_cast<int>(row / p.num_heads / p.num_queries);
+  const int seq = blockIdx.x / (p.num_heads * p.num_queries);
   const int used = cut_span(key_span(p, seq), keys, launch.plan.splits).used;
   if (used <= 1) return;  // the one split has written the output
 

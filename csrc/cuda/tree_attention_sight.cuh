@@ -60,6 +60,8 @@ struct Sight {
   int64_t head;  // bytes to the KV head in the caches
   int seq, kv_head, first_row, num_rows;
   int mask_words, paths_at;
+  int end_key;                    // where the block's last tile ends
+  int direct;                     // whether the block's result is the output, not a state
   int minus_lowest, highest;      // prefix rows: some row sees them from here on, negative; from here on every row does
   unsigned tree[kMaxNodes / 32];  // tree rows that some row sees
   unsigned overflowed[2][4];      // keys of an even and of an odd tile whose V row is not finite
@@ -91,14 +93,14 @@ struct Sight {
   // Fills it for one split and row tile of a KV head; rows of the tile beyond `num_rows` see nothing. Ends with a
   // barrier.
   __device__ __forceinline__ void load(const TreeAttentionParams& p, const KeySpan& its_span, int block, int kv_block,
-                                       int paths) {
+                                       int paths, bool its_direct) {
     if (threadIdx.x == 0) {
       span = its_span;
       seq = kv_block / p.num_kv_heads, kv_head = kv_block % p.num_kv_heads;
       head = offset(p.cache, seq, kv_head, 0);
       first_row = block * kRows;
       num_rows = min(kRows, p.num_heads / p.num_kv_heads * p.num_queries - first_row);
-      mask_words = p.mask_words, paths_at = paths;
+      mask_words = p.mask_words, paths_at = paths, direct = its_direct;
       minus_lowest = -span.len, highest = 0;
     }
     if (threadIdx.x < kMaxNodes / 32) tree[threadIdx.x] = 0;

@@ -32,23 +32,23 @@ __device__ __forceinline__ void clear(RowStates<S>& state) {
   }
 }
 
-template <class S>
+// Within 4e-6 of it, relatively: far less than a rounding of weights to halves, and with fewer registers than tanhf.
+__device__ __forceinline__ float tanh_approx(float x) {
+  if (fabsf(x) < 0.04f) return x - x * x * x * (1.0f / 3);  // there the other form would cancel
+  return 1 - __fdividef(2, exp2_approx(x * 2.88539008f) + 1);
+}
+
+template <class S, bool kCapped>
 __device__ __forceinline__ void scale_scores(float factor, float cap, Scores<S>& scores) {
 #pragma unroll
   for (int m = 0; m < S::kMmaRows; ++m) {
 #pragma unroll
     for (int n = 0; n < S::kWarpKeys / 8; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) scores[m][n][i] *= factor;
-    }
-  }
-  if (cap == 0) return;
-#pragma unroll
-  for (int m = 0; m < S::kMmaRows; ++m) {
-#pragma unroll
-    for (int n = 0; n < S::kWarpKeys / 8; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) scores[m][n][i] = cap * tanhf(scores[m][n][i]);
+      for (int i = 0; i < 4; ++i) {
+        const float x = scores[m][n][i] * factor;
+        scores[m][n][i] = kCapped ? cap * tanh_approx(x) : x;
+      }
     }
   }
 }
@@ -126,6 +126,7 @@ __device__ __forceinline__ uint32_t overflowed_halves(uint32_t pair) {
 // Zeroes what is not finite in the stage's V and notes the keys.
 template <class T, class S>
 __device__ __forceinline__ void take_out_overflowed(int stage, unsigned* overflowed) {
+#pragma unroll 1  // the accumulators leave no registers for more
   for (unsigned i = threadIdx.x; i < S::kKeys * S::kChunks; i += S::kThreads) {
     const unsigned key = i / S::kChunks;
     auto* chunk = reinterpret_cast<uint4*>(dynamic_shared() + stage + S::kValues + S::at(key, i % S::kChunks));
@@ -239,7 +240,7 @@ __device__ __forceinline__ void merge_key_warps(RowStates<S>& state) {
 
 // Writes a row of the block to the output, or as the split's state to the workspace.
 template <class T, class S>
-__device__ __forceinline__ void store_row(const TreeAttentionLaunch& launch, bool direct, int m, int half,
+__device__ __forceinline__ void store_row(const TreeAttentionLaunch& launch, int m, int half,
                                           const RowStates<S>& state) {
   const TreeAttentionParams& p = launch.p;
   const auto& sight = S::sight();
@@ -248,7 +249,7 @@ __device__ __forceinline__ void store_row(const TreeAttentionLaunch& launch, boo
   const RowIndex index = row_index(p, sight.kv_head, sight.first_row + row);
   const int64_t at = (int64_t{sight.seq} * p.num_queries + index.query) * p.num_heads + index.head;
   const float total = state.total[m][half];
-  if (direct) {
+  if (sight.direct) {
     const float inverse = total == 0 ? 0 : 1 / total;  // a row that sees nothing: 0
     auto* out = reinterpret_cast<uint32_t*>(p.out + (at * p.head_dim + thread_column()) * sizeof(T));
 #pragma unroll
