@@ -32,8 +32,10 @@ class Schedule:
     seed: int = 0
 
 
-# Copies that land late show a missing wait, early ones an overwrite; either order can hide a missing barrier.
-DEFAULT_SCHEDULES = [Schedule("forward", "issue"), Schedule("reverse", "wait"), Schedule("random", "wait", 1)]
+# Copies that land late show a missing wait, early ones an overwrite; either order can hide a missing barrier. What
+# sanitizers report depends little on the order.
+DEFAULT_SCHEDULES = [Schedule("forward", "issue"), Schedule("reverse", "wait")]
+DEFAULT_SCHEDULES += [Schedule("random", "wait", 1)] if FLAVOUR == "plain" else []
 FULL_SCHEDULES = [
     *(Schedule(order, copies) for order in ("forward", "reverse") for copies in ("issue", "wait")),
     *(Schedule("random", copies, seed) for copies in ("issue", "wait") for seed in range(4)),
