@@ -31,7 +31,7 @@ def make_report(text: str = ANSWER, accepted: tuple[int, ...] = (2, 0, 4), most:
     tokens = tokenizer(text, add_special_tokens=False).input_ids
     accepted += (0,) * (len(tokens) - 1 - sum(accepted) - len(accepted))
     plain, speculative = Answer(tokens, 0.05, 2.0), Answer([*tokens], 0.06, 1.0)
-    seconds = dict(zip(STAGES, (0.1, 0.2, 0.3, 0.2, 0.1), strict=True))
+    seconds = dict(zip(STAGES, (0.1, 0.2, 0.3, 0.2, 0.0, 0.1), strict=True))
     counts = torch.tensor(accepted, dtype=torch.int32)[:, None]
     drafted = torch.tensor([29 * len(accepted)], dtype=torch.int32)
     emitted = torch.tensor([len(tokens)], dtype=torch.int32)

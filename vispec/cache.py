@@ -33,6 +33,7 @@ class _Rows:
     def __init__(self, capacity: int, cache_len: Tensor) -> None:
         self.capacity = capacity
         self.cache_len = cache_len
+        self.version = 0
         self.verifying = False
 
 
@@ -79,6 +80,7 @@ class TreeLayer(CacheLayerMixin):
 
     def grow(self, capacity: int) -> None:
         """Reallocate for `capacity` rows and copy."""
+        self.rows.version += 1
         self.keys, self.values = grow_rows(self.keys, capacity), grow_rows(self.values, capacity)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -118,6 +120,11 @@ class TreeCache(Cache):
     def capacity(self) -> int:
         return self.rows.capacity
 
+    @property
+    def version(self) -> int:
+        """Counts how often buffers were replaced: graphs that were captured before are void."""
+        return self.rows.version
+
     def start_verifying(self) -> None:
         """After prefill: from here on updates are tree nodes, and `cache_len` is what counts."""
         self.rows.cache_len.fill_(self.get_seq_length())
@@ -141,3 +148,14 @@ class TreeCache(Cache):
         self.rows.verifying = False
         for layer in self.layers:
             layer.length = length
+
+    def detached(self) -> TreeCache:
+        """A copy of the rows in use, of no more capacity than those."""
+        length = self.get_seq_length()
+        copy = TreeCache(len(self.layers), length, len(self.cache_len), self.cache_len.device)
+        for own, new in zip(self.layers, copy.layers, strict=True):
+            new.lazy_initialization(own.keys[:, :, :length], own.values[:, :, :length])
+            new.keys.copy_(own.keys[:, :, :length])
+            new.values.copy_(own.values[:, :, :length])
+            new.length = length
+        return copy

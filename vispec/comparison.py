@@ -110,6 +110,8 @@ class Comparison:
         seconds, cycles = self.speculation.seconds, self.speculation.num_cycles
         stages = [Stage("prepare", self.speculative.seconds - sum(seconds.values()), None)]
         for name in STAGES:
+            if name == "captured" and not seconds[name]:
+                continue
             stages.append(Stage(name, seconds[name], seconds[name] / cycles if cycles and name != "prefill" else None))
         return stages
 

@@ -7,19 +7,21 @@
     compact   accepted rows move behind the prefix, in all layers
     update    drafter reads what was kept
 
-One cycle is one call, `Cycle.run(tree)`: what it does is a function of the tree's size and of tensors that persist and
-are changed in place, so it could be captured in one graph a size. Between two cycles the host reads the record of the
-last one, makes room, and is told the next tree by a `Plan`. Where the plan drafts nothing, the root alone is verified,
-and the drafter reads the tokens that it missed when it is asked again. It does not know which drafter it runs.
+One cycle is one call, `Cycle.launch(tree)`: what it does is a function of the tree's size and of tensors that persist
+and are changed in place, so a GPU replays it as one graph a size (`vispec.graphs`), and may begin the next one before
+the host has read the last. Between two cycles the host reads a record, makes room, and is told the next tree by a
+`Plan`. Where the plan drafts nothing, the root alone is verified, and the drafter reads the tokens that it missed when
+it is asked again. It does not know which drafter it runs.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,11 +30,12 @@ from transformers.generation.streamers import BaseStreamer
 
 from vispec.cache import TreeCache
 from vispec.draft.drafter import MAX_CHAIN, Drafter
+from vispec.graphs import Replayer
 from vispec.ops import accept_path, select_tokens
 from vispec.target import Prompt, Target, rope_delta
 from vispec.tree import Plan, Tree, TreeConfig
 
-STAGES = ("prefill", "draft", "verify", "accept", "other")
+STAGES = ("prefill", "draft", "verify", "accept", "captured", "other")
 
 
 @dataclass
@@ -45,7 +48,8 @@ class Speculation:
             sequence has finished. Its mean is the paper's tau.
         num_drafted: int32 `[B]`, drafted nodes in all.
         num_emitted: int32 `[B]`, tokens really returned, prefill's first one included.
-        seconds: wall time by stage: prefill (target and drafter), draft, verify, accept (with compaction), other.
+        seconds: time by stage: prefill (target and drafter), draft, verify, accept (with compaction); captured, whole
+            cycles that a GPU replayed as graphs; other, what is left of the wall time.
         trees: the tree of each cycle, None where nothing was drafted.
     """
 
@@ -86,38 +90,54 @@ class Stops:
         self.eos_tokens = {token for ids in eos for token in ids.tolist()}
         self.others = [c for c in criteria if type(c) not in (MaxLengthCriteria, EosTokenCriteria)]
 
-    def __call__(self, ids: Tensor, token: int) -> bool:
-        """Whether decoding ends with `token`, the last of `ids` `[1, length]`."""
+    def __call__(self, ids: Tensor, token: int, device: torch.device) -> bool:
+        """Whether decoding ends with `token`, the last of `ids` `[1, length]`; criteria get them on `device`."""
         at_end = ids.shape[1] >= self.max_length or token in self.eos_tokens
         for criterion in self.others:  # each is asked, like plain decoding does: some count their calls
-            at_end = bool(torch.as_tensor(criterion(ids, None)).all()) or at_end
+            at_end = bool(torch.as_tensor(criterion(ids.to(device), None)).all()) or at_end
         return at_end
 
 
 class _Clock:
-    """Adds up wall time by stage."""
+    """Adds up time by stage: the host's, or on a GPU the device's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.start = time.perf_counter()
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.is_cuda = device.type == "cuda"
+        self.events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - start
+        if not self.is_cuda:
+            start = time.perf_counter()
+            yield
+            self.seconds[name] += time.perf_counter() - start
+        elif torch.cuda.is_current_stream_capturing():  # the replays will be timed
+            yield
+        else:
+            start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start_event.record()
+            yield
+            end_event.record()
+            self.events.append((name, start_event, end_event))
 
     def finish(self) -> dict[str, float]:
-        self.seconds["other"] = time.perf_counter() - self.start - sum(self.seconds.values())
+        """To be called once; waits for the device."""
+        if self.events:
+            torch.cuda.synchronize()
+        for name, start_event, end_event in self.events:
+            self.seconds[name] += start_event.elapsed_time(end_event) * 1e-3
+        self.seconds["other"] = max(0.0, time.perf_counter() - self.start - sum(self.seconds.values()))
         return self.seconds
 
 
 class _Text:
-    """The tokens so far, and who hears of them."""
+    """The tokens so far, and who hears of them. On the host: a copy to a GPU would wait for the cycle under way."""
 
     def __init__(self, ids: Tensor, stops: Stops, streamer: BaseStreamer | None) -> None:
-        self.length = ids.shape[1]
-        self.ids = ids.long()
+        self.length, self.device = ids.shape[1], ids.device
+        self.ids = ids.long().cpu()
         self.stops, self.streamer = stops, streamer
 
     def emit(self, tokens: list[int]) -> bool:
@@ -130,24 +150,35 @@ class _Text:
             self.length += 1
             if self.streamer is not None:
                 self.streamer.put(torch.tensor([token]))
-            if self.stops(self.ids[:, : self.length], token):
+            if self.stops(self.ids[:, : self.length], token, self.device):
                 return True
         return False
 
     @property
     def sequences(self) -> Tensor:
-        return self.ids[:, : self.length].clone()
+        return self.ids[:, : self.length].to(self.device, copy=True)
 
 
-class Record(NamedTuple):
-    """What the host reads of a cycle."""
+class Record:
+    """What the host reads of a cycle, on its way from the device.
 
-    num_accepted: Tensor  # int32 [B]
-    tokens: Tensor  # int64 [B, P], accepted tokens and the bonus token, padded to the tree's deepest path
+    Args:
+        rows: int64 `[B, 1 + P]`: `num_accepted`, and the accepted tokens and the bonus token, padded to the tree's
+            deepest path. Copied at once: the next cycle may write its own into the same place.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=rows.is_cuda)
+        self.rows.copy_(rows, non_blocking=True)
+        self.arrival = torch.cuda.Event() if rows.is_cuda else None
+        if self.arrival is not None:
+            self.arrival.record()
 
     def read(self) -> tuple[list[int], list[list[int]]]:
-        """`num_accepted` and the new tokens of each sequence: the cycle's one read from the device."""
-        rows = torch.cat((self.num_accepted[:, None].long(), self.tokens), dim=1).tolist()
+        """`num_accepted` and the new tokens of each sequence; waits for them."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        rows = self.rows.tolist()
         return [row[0] for row in rows], [row[1 : row[0] + 2] for row in rows]
 
 
@@ -157,11 +188,11 @@ class _Missed:
     The count lives on the device, where the cycles write; the host keeps its own, to know when there is no more room.
     """
 
-    def __init__(self, features: Tensor) -> None:
-        batch_size, _, hidden_size = features.shape
-        self.tokens = torch.zeros(batch_size, MAX_CHAIN, dtype=torch.int64, device=features.device)
-        self.features = features.new_zeros(batch_size, MAX_CHAIN, hidden_size)
-        self.num_rows = torch.zeros(1, dtype=torch.int64, device=features.device)
+    def __init__(self, target: Target, batch_size: int) -> None:
+        device = target.device
+        self.tokens = torch.zeros(batch_size, MAX_CHAIN, dtype=torch.int64, device=device)
+        self.features = torch.zeros(batch_size, MAX_CHAIN, target.hidden_size, dtype=target.dtype, device=device)
+        self.num_rows = torch.zeros(1, dtype=torch.int64, device=device)
 
     def append(self, tokens: Tensor, features: Tensor) -> None:
         """One more token `[B, 1]` and the feature before it `[B, 1, H]`."""
@@ -180,47 +211,93 @@ class Cycle:
     """One cycle of one prompt, and all that it works on.
 
     Persistent: `root_tokens` int64 `[B]` (the last token of each text, which no cache holds yet), the target's cache,
-    the drafter's own state, the missed tokens. `reserve` may replace buffers of the caches by larger ones.
+    the drafter's own state, the missed tokens. `reserve` may replace buffers of the caches by larger ones. After
+    `renew` another prompt may follow.
+
+    Args:
+        target, drafter: the drafter is made for this target and for `trees`.
+        trees: all that may be asked for.
+        capacity: rows of the target's cache.
+        batch_size: B.
+        replayer: runs the cycles as graphs, and the cycle is kept for another call; None: they are run as they are.
     """
 
     def __init__(
         self,
         target: Target,
         drafter: Drafter,
-        cache: TreeCache,
-        prompt: Prompt,
-        root_tokens: Tensor,
-        rope_delta: Tensor | None,
-        most_nodes: int,
-        clock: _Clock,
+        trees: Sequence[TreeConfig],
+        capacity: int,
+        batch_size: int,
+        replayer: Replayer | None = None,
     ) -> None:
-        self.target, self.drafter, self.cache, self.clock = target, drafter, cache, clock
-        self.root_tokens, self.rope_delta, self.most_nodes = root_tokens.clone(), rope_delta, most_nodes
-        self.missed = _Missed(prompt.features)
+        self.target, self.drafter, self.replayer = target, drafter, replayer
+        self.most_nodes = max(tree.num_nodes for tree in trees)
+        self.cache = target.new_cache(capacity, batch_size)
+        self.root_tokens = torch.zeros(batch_size, dtype=torch.int64, device=target.device)
+        self.rope_delta: Tensor | None = None
+        self.missed = _Missed(target, batch_size)
         self.num_missed = 0
         self.no_guess = _root_alone(self.root_tokens)
+        self.clock = _Clock(target.device)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the next call may write into its cache."""
+        return self.replayer is not None
+
+    def renew(self, target: Target) -> None:
+        """Forget the text; go on with another adapter of the same model."""
+        self.target = self.drafter.target = target
+        self.cache.reset()
+
+    def start(self, prompt: Prompt, root_tokens: Tensor, rope_delta: Tensor | None, clock: _Clock) -> None:
+        """The target's prefill is in the cache: let the drafter read the prompt, too."""
+        self.clock = clock
+        self.root_tokens.copy_(root_tokens)
+        if rope_delta is not None and self.rope_delta is not None and rope_delta.shape == self.rope_delta.shape:
+            self.rope_delta.copy_(rope_delta)
+        else:
+            self.rope_delta = None if rope_delta is None else rope_delta.clone()
+            if self.replayer is not None:
+                self.replayer.forget()
+        self.missed.num_rows.zero_()
+        self.num_missed = 0
         with clock.stage("prefill"):
-            drafter.prefill(prompt, root_tokens)
-            cache.start_verifying()
+            self.drafter.prefill(prompt, root_tokens)
+            self.cache.start_verifying()
+        self.reserve(self.cache.get_seq_length())
+
+    def has_room(self, length: int) -> bool:
+        """Whether a cycle behind a text of `length` tokens needs no larger cache."""
+        return length + self.most_nodes <= self.cache.capacity
 
     def reserve(self, length: int) -> None:
-        """Make room for a cycle behind a text of `length` tokens."""
-        with self.clock.stage("draft"):
-            self.cache.reserve(length + self.most_nodes)
-            self.drafter.reserve(length)
+        """Make room for a cycle behind a text of at most `length` tokens."""
+        self.cache.reserve(length + self.most_nodes)
+        self.drafter.reserve(self.cache.capacity - self.most_nodes)  # so that both have room, or neither
 
-    def catch_up(self) -> None:
+    def launch(self, tree: TreeConfig | None) -> Record:
+        """Draft a tree, verify, accept, compact, update; None: let the target write one token by itself."""
+        if tree is None:
+            if self.num_missed == MAX_CHAIN:
+                self._catch_up()
+            self.num_missed += 1
+        elif self.num_missed:
+            self._catch_up()
+        if self.replayer is None:
+            return Record(self._work(tree))
+        version = (self.cache.version, self.drafter.version)
+        return Record(self.replayer.run(tree, version, lambda: self._work(tree), lambda: self.clock.stage("captured")))
+
+    def _catch_up(self) -> None:
         """Let the drafter read the tokens that it missed: a fixed amount of work whatever their number."""
-        if self.num_missed:
-            with self.clock.stage("draft"):
-                self.missed.feed(self.drafter)
-            self.num_missed = 0
+        with self.clock.stage("draft"):
+            self.missed.feed(self.drafter)
+        self.num_missed = 0
 
-    def run(self, tree: TreeConfig | None) -> Record:
-        """Draft a tree, verify, accept, compact, update; None: let the target write one token by itself.
-
-        Before a tree comes behind cycles without one, and before more than `MAX_CHAIN` of those, call `catch_up`.
-        """
+    def _work(self, tree: TreeConfig | None) -> Tensor:
+        """All of a cycle on the device; what the host reads of it, see `Record`."""
         with self.clock.stage("draft"):
             guess = self.no_guess if tree is None else self.drafter.propose(self.root_tokens, tree)
         with self.clock.stage("verify"):
@@ -237,10 +314,9 @@ class Cycle:
         with self.clock.stage("draft"):
             if tree is None:
                 self.missed.append(tokens, features)
-                self.num_missed += 1
             else:
                 self.drafter.update(tokens, features, num_accepted)
-        return Record(num_accepted, tokens)
+        return torch.cat((num_accepted[:, None].long(), tokens), dim=1)
 
 
 def _root_alone(root_tokens: Tensor) -> Tree:
@@ -250,31 +326,63 @@ def _root_alone(root_tokens: Tensor) -> Tree:
     return Tree(tokens, parents=zeros - 1, depths=zeros, ancestors=torch.ones_like(tokens)[..., None])
 
 
+class _InFlight:
+    """Cycles that were launched and not read: on a GPU the next one runs while the host reads the last."""
+
+    def __init__(self, cycle: Cycle, plan: Plan, stops: Stops, ahead: int) -> None:
+        self.cycle, self.plan, self.stops, self.ahead = cycle, plan, stops, ahead
+        self.records: deque[tuple[TreeConfig | None, Record]] = deque()
+        self.last = time.perf_counter()
+
+    def launch(self, length: int) -> None:
+        """Start cycles behind a text of `length` tokens, as many as may be on their way."""
+        if not self.records:
+            self.last = time.perf_counter()  # what streamers and criteria took is no cycle's time
+        if not self.records and not self.cycle.has_room(length):
+            self.cycle.reserve(length)
+        while len(self.records) < self.ahead:
+            longest = length + sum(1 if tree is None else tree.max_accepted + 1 for tree, _ in self.records)
+            # not where the one before surely ends the text, nor where the caches would have to grow for it
+            is_wasted = length + len(self.records) >= self.stops.max_length
+            if self.records and (is_wasted or not self.cycle.has_room(longest)):
+                return
+            tree = self.plan.next_tree(longest)
+            self.records.append((tree, self.cycle.launch(tree)))
+
+    def read(self) -> tuple[TreeConfig | None, list[int], list[list[int]]]:
+        """The oldest one: its tree, `num_accepted` and new tokens of each sequence."""
+        tree, record = self.records.popleft()
+        accepted, tokens = record.read()
+        now = time.perf_counter()
+        self.plan.note(tree, accepted, now - self.last)
+        self.last = now
+        return tree, accepted, tokens
+
+
 def decode(
     target: Target,
-    drafter: Drafter,
+    cycle: Cycle,
     plan: Plan,
     input_ids: Tensor,
     model_kwargs: Mapping[str, Any],
     stops: Stops,
     streamer: BaseStreamer | None,
-    budget: int,
+    ahead: int = 1,
 ) -> Decoded:
     """Greedy speculative decoding of one prompt.
 
     Args:
-        target, drafter: `drafter` is new, made for the trees of `plan`, and serves this call only.
-        plan: says what is drafted, cycle by cycle; its largest tree sizes the cache.
+        target, cycle: `cycle` works with this target and its cache is empty.
+        plan: says what is drafted, cycle by cycle.
         input_ids: int64 `[1, L]`.
         model_kwargs: as `model.generate` hands them to a custom_generate callable.
         stops: when to end.
         streamer: gets each token, not its end.
-        budget: rows to allocate for new tokens; more are allocated when needed.
+        ahead: cycles that may be on their way before the first of them is read.
     """
-    clock, text = _Clock(), _Text(input_ids, stops, streamer)
+    clock, text = _Clock(target.device), _Text(input_ids, stops, streamer)
     batch_size, prompt_length = input_ids.shape
-    most_nodes = max(tree.num_nodes for tree in plan.trees)
-    cache = target.new_cache(prompt_length + budget + most_nodes, batch_size)
+    cache = cycle.cache
     trees: list[TreeConfig | None] = []
     num_accepted: list[list[int]] = []  # [num_cycles][B]
     with target.attached():
@@ -283,17 +391,13 @@ def decode(
             delta = rope_delta(model_kwargs.get("position_ids"), prompt_length)
             root_tokens = select_tokens(prompt.logits[:, None])[:, 0]
         if not text.emit(root_tokens.tolist()):
-            cycle = Cycle(target, drafter, cache, prompt, root_tokens, delta, most_nodes, clock)
+            cycle.start(prompt, root_tokens, delta, clock)
             del prompt
             with target.verification():
+                in_flight = _InFlight(cycle, plan, stops, ahead)
                 while True:
-                    tree = plan.next_tree(text.length)
-                    cycle.reserve(text.length)
-                    if tree is not None or cycle.num_missed == MAX_CHAIN:
-                        cycle.catch_up()
-                    start = time.perf_counter()
-                    accepted, tokens = cycle.run(tree).read()
-                    plan.note(tree, accepted, time.perf_counter() - start)
+                    in_flight.launch(text.length)
+                    tree, accepted, tokens = in_flight.read()
                     trees.append(tree)
                     num_accepted.append(accepted)
                     if text.emit(tokens[0]):
@@ -306,7 +410,7 @@ def decode(
         num_accepted=counts,
         num_drafted=((counts >= 0) * drafted[:, None]).sum(0).int(),
         num_emitted=torch.full((batch_size,), text.length - prompt_length, dtype=torch.int32),
-        seconds=clock.finish(),
         trees=trees,
+        seconds=clock.finish(),
     )
     return Decoded(text.sequences, speculation, cache)

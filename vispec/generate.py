@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType, TracebackType
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from vispec.auto import AUTO, auto_plan
 from vispec.cache import CACHE_NAME
+from vispec.cycles import borrowed_cycle
 from vispec.decoding import Decoded, Speculation, Stops, decode
 from vispec.draft.checkpoint import Draft
 from vispec.target import Target
@@ -179,8 +180,9 @@ class _Accelerator:
             if generation_config.get_generation_mode() != GenerationMode.GREEDY_SEARCH:
                 raise NotImplementedError(f"expected greedy search, got {generation_config.get_generation_mode()}")
             _check_mask(input_ids, model_kwargs.get("attention_mask"))  # generate makes one where it sees pad tokens
-            decoded = self._decode(input_ids, model_kwargs, stopping_criteria, streamer)
-            if not generation_config.return_dict_in_generate:
+            wants_cache = generation_config.return_dict_in_generate
+            decoded = self._decode(input_ids, model_kwargs, stopping_criteria, streamer, wants_cache)
+            if not wants_cache:
                 return decoded.sequences
             return SpeculativeOutput(
                 sequences=decoded.sequences, speculation=decoded.speculation, **{CACHE_NAME: decoded.cache}
@@ -196,13 +198,18 @@ class _Accelerator:
         model_kwargs: dict[str, Any],
         criteria: StoppingCriteriaList,
         streamer: BaseStreamer | None,
+        wants_cache: bool,
     ) -> Decoded:
         model_kwargs.pop(CACHE_NAME, None)  # generate's empty cache; the cycle brings its own
         stops = Stops(criteria)
         budget = int(min(stops.max_length - input_ids.shape[1], MAX_FIRST_ROWS))
-        plan: Plan = auto_plan(self.draft, self.target, len(input_ids)) if self.tree == AUTO else SameTree(self.tree)
-        drafter = self.draft.new_drafter(self.target, plan.trees, budget)
-        decoded = decode(self.target, drafter, plan, input_ids, model_kwargs, stops, streamer, budget)
+        batch_size, length = input_ids.shape
+        plan: Plan = auto_plan(self.draft, self.target, batch_size) if self.tree == AUTO else SameTree(self.tree)
+        with borrowed_cycle(self.target, self.draft, plan.trees, batch_size, length, budget) as cycle:
+            ahead = 2 if cycle.is_kept else 1
+            decoded = decode(self.target, cycle, plan, input_ids, model_kwargs, stops, streamer, ahead)
+            if cycle.is_kept and wants_cache:
+                decoded = replace(decoded, cache=decoded.cache.detached())
         if streamer is not None:
             streamer.end()
         return decoded

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vispec._C import build_info
 from vispec.attention import Verification, switched_attention, verifying
 from vispec.cache import CACHE_NAME, TreeCache
 from vispec.tree import Tree
@@ -21,7 +22,8 @@ from vispec.tree import Tree
 # config.model_type of models whose verification is tested token for token against their own `generate`
 FAMILIES = ("llama", "llava", "llava_next", "qwen2", "qwen2_5_vl")
 TEXT_MODELS = ("llama", "qwen2", "qwen2_5_vl_text")
-DEVICES = ("cpu",)  # that the operators are built for
+BUILD = build_info()
+DEVICES = ("cpu", "cuda") if BUILD["cuda"] else ("cpu",)  # that the operators are built for
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the operators
 
 
@@ -106,8 +108,9 @@ class Target:
     def check_device(self) -> None:
         """Raise a NotImplementedError where the cycle's operators do not run; training needs none of them."""
         if self.device.type not in DEVICES:
+            reason = "" if BUILD["cuda"] else f" (no CUDA operators were built: {BUILD['cuda_reason']})"
             raise NotImplementedError(
-                f"model: expected it on {' or '.join(DEVICES)}, which have operators, got {self.device}"
+                f"model: expected it on {' or '.join(DEVICES)}, which have operators, got {self.device}{reason}"
             )
 
     def embed(self, ids: Tensor) -> Tensor:

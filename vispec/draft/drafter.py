@@ -23,8 +23,15 @@ class Drafter(Protocol):
     """What the decoding cycle asks: read the prompt, guess, read what was kept. One object serves one `generate`.
 
     After `prefill` its state lives in tensors that `propose` and `update` change in place, so that both can be captured
-    in graphs, one a tree; only `reserve` may replace them.
+    in graphs, one a tree. Another prompt may follow.
+
+    Attributes:
+        target: The one that it drafts for.
+        version: Counts how often `prefill` and `reserve` replaced tensors: graphs that were captured before are void.
     """
+
+    target: Target
+    version: int
 
     def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
         """Read the prompt. `root_tokens` int64 `[B]`: the target's first token."""
@@ -86,6 +93,13 @@ class ViSpecDrafter:
         short_head: ShortHead | None = None,
     ) -> None:
         self.model, self.target, self.budget, self.short_head = model, target, budget, short_head
+        self.version, self.batch_size = 0, 0
+        self.k_cache: Tensor
+        self.v_cache: Tensor
+        self.cache_len: Tensor  # int32 [B], rows in use
+        self.next_position: Tensor  # int32 [B]
+        self.global_feature: Tensor  # [B, 1, H]
+        self.hidden: Tensor  # [B, H], the layer's output at the last index read
         config, device = model.config, model.device
         self.scale = config.head_dim**-0.5
         self.frontier_bits = {tree: _frontier_bits(tree, device) for tree in trees}
@@ -96,7 +110,7 @@ class ViSpecDrafter:
 
     def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
         """Run the layer over every prompt's short sequence and keep its keys and values."""
-        config, device = self.model.config, self.model.device
+        device = self.model.device
         embeds = torch.cat((prompt.embeds[:, 1:], self.target.embed(root_tokens)[:, None]), dim=1)
         # an image at prompt positions s..e-1 is the run s-1..e-2 of indices; a shift past 0 drops an embedding
         sequences = [
@@ -108,15 +122,30 @@ class ViSpecDrafter:
         hidden = torch.stack([F.pad(s.hidden, (0, 0, 0, padded - s.hidden.shape[0])) for s in sequences])
         positions = torch.stack([F.pad(s.positions, (0, padded - s.positions.shape[0])) for s in sequences])
 
-        shape = (len(sequences), config.num_key_value_heads, padded + self.budget + self.spare_rows, config.head_dim)
-        self.k_cache, self.v_cache = hidden.new_zeros(shape), hidden.new_zeros(shape)
+        self._allocate(len(sequences), padded)
         self.rows_saved = prompt.embeds.shape[1] - padded  # prompt positions that take no row
-        self.cache_len = torch.tensor(lengths, dtype=torch.int32, device=device)
-        self.next_position = torch.full_like(self.cache_len, prompt.embeds.shape[1])
-        self.global_feature = torch.stack([s.global_feature for s in sequences])[:, None]  # [B, 1, H]
+        self.cache_len.copy_(torch.tensor(lengths))
+        self.next_position.fill_(prompt.embeds.shape[1])
+        self.global_feature.copy_(torch.stack([s.global_feature for s in sequences])[:, None])
 
         output = self.model(hidden, positions, self._attend_prompt)
-        self.hidden = output[torch.arange(len(sequences), device=device), self.cache_len - 1]  # [B, H]
+        self.hidden.copy_(output[torch.arange(len(sequences), device=device), self.cache_len - 1])
+
+    def _allocate(self, batch_size: int, prompt_rows: int) -> None:
+        """All persistent tensors, unless those of the prompt before will do."""
+        needed = prompt_rows + self.spare_rows
+        if self.batch_size == batch_size and self.k_cache.shape[2] >= needed:
+            return
+        self.batch_size = batch_size
+        config = self.model.config
+        shape = (batch_size, config.num_key_value_heads, needed + self.budget, config.head_dim)
+        weight = self.model.fc.weight
+        self.k_cache, self.v_cache = weight.new_zeros(shape), weight.new_zeros(shape)
+        self.cache_len = weight.new_zeros(batch_size, dtype=torch.int32)
+        self.next_position = torch.zeros_like(self.cache_len)
+        self.global_feature = weight.new_zeros(batch_size, 1, config.hidden_size)
+        self.hidden = weight.new_zeros(batch_size, config.hidden_size)
+        self.version += 1
 
     def propose(self, root_tokens: Tensor, tree: TreeConfig) -> Tree:
         """Expand the frontier `depth` times, keep the best candidates (section 3.3, EAGLE-2)."""
@@ -165,6 +194,7 @@ class ViSpecDrafter:
         capacity, needed = self.k_cache.shape[2], num_tokens - self.rows_saved + self.spare_rows
         if needed > capacity:
             capacity = grown_capacity(capacity, needed)
+            self.version += 1
             self.k_cache, self.v_cache = grow_rows(self.k_cache, capacity), grow_rows(self.v_cache, capacity)
 
     def _expand(self, hidden: Tensor, scores: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

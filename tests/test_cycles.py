@@ -1,0 +1,240 @@
+"""What lies around a captured cycle: replays, cycles launched ahead, cycles kept from call to call, refusals.
+
+The graphs themselves need a GPU (`test_gpu.py`). Here the same work is run again in their place, which shows that a
+cycle is a function of tensors that persist: all that a graph knows.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+import vispec
+from lossless import assert_same_text
+from models import BUILDERS, make_draft, make_pair, make_prompt, make_target
+from vispec import cycles
+from vispec.graphs import Replayer, fingerprint, no_capture, why_not
+from vispec.tree import TreeConfig
+
+GENERATE = import_module("vispec.generate")  # the package has a function of that name
+
+
+class Again:
+    """Runs the work again, and keeps its output in one place, as a graph does."""
+
+    count = 0  # of all captures
+
+    def __init__(self, work: Callable[[], Tensor]) -> None:
+        self.work, self.output = work, torch.empty(0, dtype=torch.int64)
+        Again.count += 1
+
+    def replay(self) -> Tensor:
+        output = self.work()
+        if self.output.shape != output.shape:
+            self.output = output.clone()
+        return self.output.copy_(output)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Calls keep and replay their cycles, as on a GPU."""
+    monkeypatch.setattr(GENERATE, "borrowed_cycle", partial(cycles.kept_cycle, capture=Again))
+    monkeypatch.setattr(Again, "count", 0)
+    yield
+    cycles._kept.clear()
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_replayed_cycles_launched_ahead(family: str, kept: None) -> None:
+    model, draft = make_pair(family)[:2]
+    for index, layout in enumerate(("one image", "text") if family not in ("llama", "qwen2") else ("text", "text")):
+        inputs = make_prompt(model, layout, random.Random(index))
+        for count in (1, 2, 3, 40):
+            output = assert_same_text(model, draft, inputs, TreeConfig(), max_new_tokens=count)
+            assert output.speculation.num_emitted.tolist() == [count]
+    assert 1 <= Again.count <= 2  # prompts with and without images have other rotary offsets
+
+
+def test_a_kept_cycle_serves_the_next_call(kept: None) -> None:
+    model = make_target("llava")
+    draft = make_draft(model)
+    for index in range(3):
+        inputs = make_prompt(model, "one image", random.Random(index))
+        assert_same_text(model, draft, inputs, TreeConfig(), max_new_tokens=30)
+    _, first = cycles._kept[draft]
+    assert Again.count == 1
+    assert_same_text(model, draft, inputs, TreeConfig(5, 4, 16), max_new_tokens=30)
+    assert cycles._kept[draft][1] is not first
+    assert Again.count == 2
+
+
+def test_larger_caches_void_graphs(kept: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cycles, "ROWS_MULTIPLE", 1)
+    monkeypatch.setattr(GENERATE, "MAX_FIRST_ROWS", 8)
+    model = make_target("llama")
+    draft = make_draft(model)
+    inputs = make_prompt(model, "text", random.Random(0))
+    output = assert_same_text(model, draft, inputs, TreeConfig(), max_new_tokens=150)
+    assert output.speculation.num_cycles > 20
+    assert 3 <= Again.count <= 8
+
+
+def test_the_cache_that_is_returned_is_the_callers(kept: None) -> None:
+    model = make_target("llama")
+    draft = make_draft(model)
+    inputs = make_prompt(model, "text", random.Random(0))
+    first = vispec.generate(model, draft, inputs, max_new_tokens=20, return_dict_in_generate=True)
+    cache = first[vispec.cache.CACHE_NAME]
+    before = [layer.keys.clone() for layer in cache.layers]
+    assert cache.get_seq_length() == first.sequences.shape[1] - 1 == before[0].shape[2]
+    vispec.generate(model, draft, make_prompt(model, "text", random.Random(1)), max_new_tokens=20)
+    assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
+
+
+def test_moved_weights_and_errors_end_a_kept_cycle(kept: None) -> None:
+    model = make_target("llama")
+    draft = make_draft(model)
+    inputs = make_prompt(model, "text", random.Random(0))
+    assert_same_text(model, draft, inputs, TreeConfig(), max_new_tokens=20)
+    _, first = cycles._kept[draft]
+    projection = model.model.layers[0].mlp.down_proj
+    projection.weight = nn.Parameter(projection.weight.detach() * 2)
+    assert_same_text(model, draft, inputs, TreeConfig(), max_new_tokens=20)
+    _, second = cycles._kept[draft]
+    assert second is not first
+
+    def interrupt(ids: Tensor, scores: None) -> bool:
+        if ids.shape[1] > inputs["input_ids"].shape[1] + 5:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        vispec.generate(model, draft, inputs, max_new_tokens=20, stopping_criteria=[interrupt])
+    assert draft not in cycles._kept
+    assert_same_text(model, draft, inputs, TreeConfig(), max_new_tokens=20)
+
+
+def test_inference_mode_has_cycles_of_its_own(kept: None) -> None:
+    model = make_target("llama")
+    draft = make_draft(model)
+    inputs = make_prompt(model, "text", random.Random(0))
+    with torch.inference_mode():
+        assert_same_text(model, draft, inputs, TreeConfig(), max_new_tokens=20)
+    assert_same_text(model, draft, inputs, TreeConfig(), max_new_tokens=20)
+
+
+def test_a_kept_cycle_keeps_no_target_alive(kept: None) -> None:
+    model = make_target("llama")
+    draft = make_draft(model)
+    vispec.generate(model, draft, make_prompt(model, "text", random.Random(0)), max_new_tokens=20)
+    assert draft in cycles._kept
+    watched = weakref.ref(model)
+    del model
+    gc.collect()
+    assert watched() is None
+    watched_cycle = weakref.ref(cycles._kept[draft][1])
+    del draft
+    gc.collect()
+    assert watched_cycle() is None
+
+
+def test_a_failed_capture_is_said_once() -> None:
+    calls = []
+
+    def work() -> Tensor:
+        calls.append(1)
+        return torch.tensor([len(calls)])
+
+    def capture(work: Callable[[], Tensor]) -> Again:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    replayer = Replayer(capture)
+    with pytest.warns(UserWarning, match="without CUDA graphs, capturing failed: operation not permitted") as caught:
+        results = [replayer.run(key, 0, work).item() for key in "aaabbb"]
+    assert results == [1, 2, 3, 4, 5, 6]
+    assert len(caught) == 1
+
+
+def test_each_key_is_captured_once() -> None:
+    captured = []
+
+    def capture(work: Callable[[], Tensor]) -> Again:
+        captured.append(work)
+        return Again(work)
+
+    replayer = Replayer(capture)
+    for version, expected in ((0, 2), (0, 2), (1, 4)):
+        for key in "abababab":
+            replayer.run(key, version, lambda: torch.zeros(1))
+        assert len(captured) == expected
+
+
+def adapted(model: PreTrainedModel) -> PreTrainedModel:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    return peft.inject_adapter_in_model(config, model)
+
+
+def hooked(model: PreTrainedModel) -> PreTrainedModel:
+    model.model.layers[1].register_forward_hook(lambda *_: None)
+    return model
+
+
+def dispatched(model: PreTrainedModel) -> PreTrainedModel:
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.hooks.add_hook_to_module(model.model.layers[0], accelerate.hooks.ModelHook())
+    return model
+
+
+def with_experts(model: PreTrainedModel) -> PreTrainedModel:
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, num_experts=2, moe_intermediate_size=16, vocab_size=64))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (adapted, "has an adapter"),
+        (hooked, "has a forward hook"),
+        (dispatched, "is offloaded or dispatched by accelerate"),
+        (with_experts, "has experts"),
+    ],
+)
+def test_what_is_not_captured(change: Callable[[PreTrainedModel], PreTrainedModel], reason: str) -> None:
+    model = make_target("llama")
+    assert isinstance(model, LlamaForCausalLM)
+    assert why_not(model) is None
+    assert reason in (why_not(change(model)) or "")
+
+
+def test_no_capture() -> None:
+    model = make_target("llama")
+    with no_capture():
+        assert "no_capture" in (why_not(model) or "")
+    assert why_not(model) is None
+
+
+def test_fingerprint() -> None:
+    model = make_target("llama")
+    before = fingerprint(model)
+    assert fingerprint(model) == before
+    model.half()
+    assert fingerprint(model) != before
+
+
+def test_cpu_calls_are_silent() -> None:
+    model = make_target("llama")
+    hooked(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vispec.generate(model, make_draft(model), make_prompt(model, "text", random.Random(0)), max_new_tokens=5)
