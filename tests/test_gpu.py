@@ -1,0 +1,115 @@
+"""What needs a GPU: greedy texts there, and cycles that are captured."""
+
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import vispec
+from lossless import assert_same_text, plain_text
+from models import BUILDERS, make_draft, make_prompt, make_target
+from vispec import cycles
+from vispec.graphs import CudaCapture, Replayer, no_capture
+from vispec.tree import TreeConfig
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+TREES = (TreeConfig(), TreeConfig(5, 4, 16), TreeConfig(2, 8, 80))
+
+
+def on_gpu(family: str, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, vispec.Draft]:
+    model = make_target(family).to("cuda", dtype)
+    return model, make_draft(model)
+
+
+def prompt_for(model: PreTrainedModel, seed: int) -> dict[str, Tensor]:
+    """With an image where the family knows images."""
+    layout = "text" if model.config.model_type in ("llama", "qwen2") else "one image"
+    inputs = make_prompt(model, layout, random.Random(seed))
+    return {name: x.to("cuda", model.dtype) if x.is_floating_point() else x.to("cuda") for name, x in inputs.items()}
+
+
+@pytest.mark.parametrize("captured", [True, False], ids=["captured", "uncaptured"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("family", BUILDERS)
+def test_same_text(family: str, dtype: torch.dtype, captured: bool) -> None:
+    model, draft = on_gpu(family, dtype)
+    expected_warning = nullcontext() if captured else pytest.warns(UserWarning, match="no_capture")
+    with nullcontext() if captured else no_capture(), expected_warning:
+        for seed, tree in enumerate(TREES):
+            for count in (1, 2, 40):
+                output = assert_same_text(model, draft, prompt_for(model, seed), tree, max_new_tokens=count)
+            assert (output.speculation.seconds["captured"] > 0) == captured  # of the longest text
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_captured_is_uncaptured(family: str) -> None:
+    model, draft = on_gpu(family, torch.bfloat16)
+    inputs = prompt_for(model, 0)
+    options: dict[str, Any] = {"max_new_tokens": 60, "do_sample": False, "return_dict_in_generate": True}
+    captured = vispec.generate(model, draft, inputs, **options)
+    with no_capture(), pytest.warns(UserWarning, match="no_capture"):
+        plain = vispec.generate(model, draft, inputs, **options)
+    assert torch.equal(captured.sequences, plain.sequences)
+    assert torch.equal(captured.speculation.num_accepted, plain.speculation.num_accepted)
+
+
+def test_kept_cycles_grow_and_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cycles, "ROWS_MULTIPLE", 1)
+    model, draft = on_gpu("llava")
+    for seed, count in enumerate((20, 20, 300, 20)):
+        assert_same_text(model, draft, prompt_for(model, seed), TreeConfig(), max_new_tokens=count)
+
+
+def test_auto() -> None:
+    model, draft = on_gpu("llama")
+    assert_same_text(model, draft, prompt_for(model, 0), "auto", max_new_tokens=200)
+
+
+def test_a_failed_capture_leaves_the_stream_usable() -> None:
+    x = torch.ones(4, device="cuda")
+    replayer = Replayer(CudaCapture())
+
+    def reads_back() -> Tensor:
+        return x * x.sum().item()
+
+    with pytest.warns(UserWarning, match="capturing failed"):
+        results = [replayer.run("key", 0, reads_back) for _ in range(3)]
+    assert all(result.tolist() == [4.0] * 4 for result in results)
+    assert not torch.cuda.is_current_stream_capturing()
+    good = Replayer(CudaCapture())
+    for _ in range(3):
+        assert good.run("key", 0, lambda: x + 1).tolist() == [2.0] * 4
+
+
+def test_another_thread_may_allocate_meanwhile() -> None:
+    stop = Event()
+
+    def allocate() -> None:
+        while not stop.is_set():
+            torch.empty(random.randrange(1, 1 << 24), dtype=torch.uint8, device="cuda")
+
+    thread = Thread(target=allocate)
+    thread.start()
+    try:
+        model, draft = on_gpu("llama")
+        for seed in range(3):
+            assert_same_text(model, draft, prompt_for(model, seed), TREES[seed], max_new_tokens=30)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_texts_agree_between_devices() -> None:
+    """The CPU's greedy text in fp32, as a check that both devices run the same model."""
+    model, _ = on_gpu("llama")
+    inputs = prompt_for(model, 5)
+    on_device = plain_text(model, inputs, max_new_tokens=20)
+    on_cpu = plain_text(model.cpu(), {name: x.cpu() for name, x in inputs.items()}, max_new_tokens=20)
+    assert torch.equal(on_device.cpu(), on_cpu)
