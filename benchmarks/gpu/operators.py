@@ -129,7 +129,7 @@ def measure_rest(bandwidth: float, note: Note) -> None:
     tree, levels = 64, 5
     parents = torch.tensor([[-1, *[n // 2 for n in range(tree - 1)]]], dtype=torch.int32, device=DEVICE)
     tokens = torch.arange(tree, device=DEVICE)[None]
-    scores = torch.randn(1, 8 + 3 * 64, device=DEVICE)
+    scores = -torch.arange(8 + 3 * 64, device=DEVICE, dtype=torch.float32)[None]  # parents come before their children
     candidate_parents = torch.tensor([[-1] * 8 + [i // 8 for i in range(3 * 64)]], dtype=torch.int32, device=DEVICE)
 
     def entry(name: str, calls: list[Callable[[], Any]], moved: int) -> None:
