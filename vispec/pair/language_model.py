@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from vispec.pair.dataset import SHARES
-from vispec.pair.recipe import Recipe, Stage
+from vispec.pair.recipe import Recipe, Stage, align_stage
 from vispec.pair.target import make_generation_config, make_vision_config
 from vispec.pair.tokenizer import SPECIAL, make_processor
 
@@ -49,17 +49,7 @@ IMAGE_SLOT = """\
 def default_stages(tune: str) -> tuple[Stage, ...]:
     """As many pictures as the pair's target sees. Pretrained weights move less, and not by Muon."""
     return (
-        Stage(
-            name="align",
-            num_pools=500,
-            pool_size=160,
-            tokens=32,
-            learning_rate=1e-3,
-            warm_up=0.02,
-            final=0.02,
-            shares=SHARES,
-            align=True,
-        ),
+        align_stage(SHARES),
         Stage(
             name="tune",
             num_pools=330,

@@ -55,6 +55,22 @@ class Stage:
         return self.learning_rate * (self.final + (1 - self.final) * cosine)
 
 
+def align_stage(shares: Mapping[str, float], num_layers: int | None = None) -> Stage:
+    """Every target's first stage; by AdamW, as Muon came out alike."""
+    return Stage(
+        name="align",
+        num_pools=500,
+        pool_size=160,
+        tokens=32,
+        learning_rate=1e-3,
+        warm_up=0.02,
+        final=0.02,
+        shares=shares,
+        num_layers=num_layers,
+        align=True,
+    )
+
+
 class Recipe(ABC):
     """A target's first weights and how they are trained.
 

@@ -17,7 +17,7 @@ from transformers import LlavaForConditionalGeneration
 
 from vispec.pair.dataset import SHARES
 from vispec.pair.language_model import TUNE, LanguageModelRecipe
-from vispec.pair.recipe import Recipe, Stage
+from vispec.pair.recipe import Recipe, Stage, align_stage
 from vispec.pair.target import NEW_LAYERS, NUM_LAYERS, grow, make_target
 from vispec.pair.tokenizer import make_processor
 from vispec.pair.trainer import Trainer
@@ -29,18 +29,7 @@ EARLY_SHARES = {
 }
 FEW_LAYERS = NUM_LAYERS // (1 + NEW_LAYERS)
 STAGES = (
-    Stage(
-        name="align",
-        num_pools=500,
-        pool_size=160,
-        tokens=32,
-        learning_rate=1e-3,
-        warm_up=0.02,
-        final=0.02,
-        shares=EARLY_SHARES,
-        num_layers=FEW_LAYERS,
-        align=True,  # by AdamW: Muon came out alike
-    ),
+    align_stage(EARLY_SHARES, FEW_LAYERS),
     Stage(
         name="small",
         num_pools=160,

@@ -48,15 +48,15 @@ class TrainOptions:
     num_queries: int = 2
     global_feature: bool = True
     draft_vocab_size: int | None = None
-    multi_token_steps: int = 1
-    noise: bool = True
-    epochs: float = 20.0
-    text_epochs: float = 20.0
-    batch_size: int = 8
-    micro_batch_size: int = 8
-    learning_rate: float = 1e-4
-    warm_up: float = 0.05
-    clip_value: float = 0.5
+    multi_token_steps: int = StageSettings.multi_token_steps
+    noise: bool = StageSettings.noise
+    epochs: float = StageSettings.epochs
+    text_epochs: float = StageSettings.epochs
+    batch_size: int = StageSettings.batch_size
+    micro_batch_size: int = StageSettings.micro_batch_size
+    learning_rate: float = StageSettings.learning_rate
+    warm_up: float = StageSettings.warm_up
+    clip_value: float = StageSettings.clip_value
     max_length: int = 4096
     dtype: str = "auto"
     mixed_precision: str = "no"
@@ -65,9 +65,9 @@ class TrainOptions:
     feature_cache: float = 0.0
     eval_share: float = 0.05
     eval_samples: int = 16
-    eval_every: int = 500
-    save_every: int = 200
-    seed: int = 0
+    eval_every: int = StageSettings.eval_every
+    save_every: int = StageSettings.save_every
+    seed: int = StageSettings.seed
 
     def __post_init__(self) -> None:
         for name, least in {**dict.fromkeys(COUNTS, 1), **LEAST}.items():
