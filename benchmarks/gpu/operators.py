@@ -1,4 +1,4 @@
-"""Every operator on a GPU beside its floor and torch: `python benchmarks/gpu/operators.py OUTPUT.json [--mma-tflops X]`.
+"""Every operator on a GPU beside its floor and torch: `python benchmarks/gpu/operators.py FILE --mma-tflops X`.
 
 Times are of one call inside a CUDA graph, inputs cold. The floor of a call is the larger of its bytes over the measured
 copy bandwidth and its flops over the measured rate of the tensor-core instruction used.
