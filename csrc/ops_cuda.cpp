@@ -1,5 +1,5 @@
-// The CUDA back end of every operator: the tensors' device, torch's stream on it, scratch memory, and launchers' errors as
-// exceptions. Checks and outputs are those of the CPU; what CUDA asks for beyond them is checked here.
+// The CUDA back end of every operator: the tensors' device, torch's stream on it, scratch memory, and launchers' errors
+// as exceptions. Checks and outputs are those of the CPU; what CUDA asks for beyond them is checked here.
 #include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -14,7 +14,7 @@
 
 // Only CUDA builds of torch have it: weak, so that the library loads on the others too.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
-                                                                                  void** ret_stream);
+                                                                                   void** ret_stream);
 
 namespace vispec {
 namespace {

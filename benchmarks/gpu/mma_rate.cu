@@ -1,5 +1,5 @@
-// The rate of the tensor-core instruction that tree_attention uses, mma.sync m16n8k16 in bf16 with fp32 accumulation: what
-// its flops cost at least. Prints TFLOP/s. nvcc -std=c++20 -O3 -arch=native -Icsrc benchmarks/gpu/mma_rate.cu
+// The rate of the tensor-core instruction that tree_attention uses, mma.sync m16n8k16 in bf16 with fp32 accumulation:
+// what its flops cost at least. Prints TFLOP/s. nvcc -std=c++20 -O3 -arch=native -Icsrc benchmarks/gpu/mma_rate.cu
 #include <cstdio>
 
 #include "cuda/launch.cuh"
