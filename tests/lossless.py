@@ -58,9 +58,10 @@ def _gap_and_noise(
     wide_dtype = torch.float64 if model.dtype == torch.float32 else torch.float32
     wide = {name: x.to(wide_dtype) if x.is_floating_point() else x for name, x in inputs.items()}
     wide["input_ids"] = plain[:, :end]
-    if "mm_token_type_ids" in inputs:
-        types = inputs["mm_token_type_ids"]
-        wide["mm_token_type_ids"] = torch.cat((types, types.new_zeros(1, end - start)), dim=1)
+    for name in ("mm_token_type_ids", "token_type_ids"):
+        if name in inputs:  # 0: text, but with a prefix that sees itself in both directions 1: what follows that
+            written = int(model.config.model_type == "paligemma")
+            wide[name] = torch.cat((inputs[name], inputs[name].new_full((1, end - start), written)), dim=1)
     exact = copy.deepcopy(model).to(wide_dtype)(**wide).logits[0, start - 1 :]
     gap = logits[-1, plain[0, end]] - logits[-1, ours[0, end]]
     return float(gap), float((logits - exact).abs().max())

@@ -26,7 +26,15 @@ NAME = "vispec"
 
 # keywords that say nothing about which keys a node sees or how they count
 _HARMLESS = frozenset(
-    {"position_ids", "cache_position", "use_cache", "past_key_values", "cache", "output_hidden_states"}
+    {
+        "cache",
+        "cache_position",
+        "logits_to_keep",
+        "output_hidden_states",
+        "past_key_values",
+        "position_ids",
+        "use_cache",
+    }
 )
 
 
@@ -39,6 +47,7 @@ class Verification:
 
 
 _verification: ContextVar[Verification | None] = ContextVar("vispec_verification", default=None)
+_windows: ContextVar[list[int | None] | None] = ContextVar("vispec_windows", default=None)
 
 
 @dataclass
@@ -62,6 +71,17 @@ def verifying(verification: Verification) -> Iterator[None]:
         yield
     finally:
         _verification.reset(token)
+
+
+@contextmanager
+def windows_recorded() -> Iterator[list[int | None]]:
+    """Inside, the sliding window that tree attention is told is noted, at each of its calls."""
+    windows: list[int | None] = []
+    token = _windows.set(windows)
+    try:
+        yield windows
+    finally:
+        _windows.reset(token)
 
 
 @contextmanager
@@ -133,6 +153,9 @@ def tree_attention_forward(
     unknown = sorted(k for k, v in kwargs.items() if k not in _HARMLESS and v is not None and v is not False)
     if unknown or dropout:
         raise NotImplementedError(f"{type(module).__name__}: tree attention does not know {unknown or ['dropout']}")
+    windows = _windows.get()
+    if windows is not None:
+        windows.append(sliding_window)
     out = tree_attention(
         query,
         key,

@@ -125,6 +125,11 @@ class TreeCache(Cache):
         """Counts how often buffers were replaced: graphs that were captured before are void."""
         return self.rows.version
 
+    @property
+    def is_initialized(self) -> bool:
+        """Whether it holds anything: models ask, to know a prompt from what follows it."""
+        return self.get_seq_length() > 0
+
     def start_verifying(self) -> None:
         """After prefill: from here on updates are tree nodes, and `cache_len` is what counts."""
         self.rows.cache_len.fill_(self.get_seq_length())

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 # fields of text configs with experts, whose choice of experts makes the host wait
-EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts")
+EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 _enabled = True
 

@@ -17,11 +17,9 @@ from transformers import PreTrainedModel
 from vispec._C import build_info
 from vispec.attention import Verification, switched_attention, verifying
 from vispec.cache import CACHE_NAME, TreeCache
+from vispec.families import FAMILIES, PLAIN, TEXT_MODELS
 from vispec.tree import Tree
 
-# config.model_type of models whose verification is tested token for token against their own `generate`
-FAMILIES = ("llama", "llava", "llava_next", "qwen2", "qwen2_5_vl")
-TEXT_MODELS = ("llama", "qwen2", "qwen2_5_vl_text")
 BUILD = build_info()
 DEVICES = ("cpu", "cuda") if BUILD["cuda"] else ("cpu",)  # that the operators are built for
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of the operators
@@ -92,7 +90,15 @@ class Target:
         if model.dtype not in DTYPES:
             raise NotImplementedError(f"model: expected float32, float16 or bfloat16, got {model.dtype}")
         _check_rotary(self.text_config)
+        if (
+            getattr(self.text_config, "attn_logit_softcapping", None)
+            and self.text_config._attn_implementation == "sdpa"
+        ):
+            raise NotImplementedError(
+                'model: its attention is soft-capped, which sdpa leaves out; load it with attn_implementation="eager"'
+            )
         self.decoder: nn.Module = model.get_decoder()
+        self.family = FAMILIES.get(model.config.model_type, PLAIN)
         self.hidden_size: int = self.text_config.hidden_size
         self.vocab_size: int = self.text_config.vocab_size
         self.image_token_id: int | None = getattr(model.config, "image_token_id", None)
@@ -115,11 +121,11 @@ class Target:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids `[...]` to the embeddings `[..., H]` that the decoder reads, by the target's own module."""
-        return self.model.get_input_embeddings()(ids)
+        return self.family.embeds(self.model.get_input_embeddings()(ids), self.text_config)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Features `[..., H]` to logits `[..., V]`, by the target's own module."""
-        return self.model.get_output_embeddings()(hidden)
+        return self.family.logits(self.model.get_output_embeddings()(hidden), self.text_config)
 
     def head_rows(self, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Copies of the LM head's weight `[n, H]` and bias `[n]` for some tokens, int64 `[n]`.
@@ -166,7 +172,8 @@ class Target:
         """Inside, `prefill` and `verify` may be called: the text decoder's inputs and outputs can be recorded."""
         hooks = []
         try:
-            hooks.append(self.decoder.register_forward_pre_hook(_record_embeds, with_kwargs=True))
+            reader = self.decoder.get_submodule(self.family.embeds_at)
+            hooks.append(reader.register_forward_pre_hook(_record_embeds, with_kwargs=True))
             hooks.append(self.decoder.register_forward_hook(_record_features))
             yield
         finally:
@@ -221,7 +228,7 @@ class Target:
         Returns:
             Logits `[B, N, V]` and features `[B, N, H]`.
         """
-        positions = (cache.cache_len[:, None] + tree.depths).long()
+        positions = (self.family.first_position + cache.cache_len[:, None] + tree.depths).long()
         if rope_delta is not None:
             positions = positions + rope_delta[..., None]
         any_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=positions.device)  # 4-D: handed through, not built
@@ -242,7 +249,7 @@ class Target:
         by watching the model encode them (transformers 5.17 encodes them inside the forward)."""
         encoded = model_kwargs.get("mm_encoder_outputs") or {}
         if encoded.get("image") is not None:
-            record.image_lengths += [len(image) for image in encoded["image"].pooler_output]
+            record.image_lengths += self.family.image_lengths(encoded["image"])
         if encoded or model_kwargs.get("pixel_values") is None:
             yield
             return
@@ -252,7 +259,7 @@ class Target:
         def watched(*args: Any, **kwargs: Any) -> Any:
             output = encode(*args, **kwargs)
             if _record.get() is record:
-                record.image_lengths += [len(image) for image in output.pooler_output]
+                record.image_lengths += self.family.image_lengths(output)
             return output
 
         base.get_image_features = watched
@@ -317,7 +324,7 @@ def _recording() -> Iterator[_Record]:
 
 
 def _record_embeds(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    record, embeds = _record.get(), kwargs.get("inputs_embeds")
+    record, embeds = _record.get(), args[0] if args else kwargs.get("inputs_embeds")
     if record is not None and embeds is not None:
         record.embeds.append(embeds)
 

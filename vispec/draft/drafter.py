@@ -65,10 +65,11 @@ class ShortHead:
     def __init__(self, target: Target, token_ids: Tensor) -> None:
         self.token_ids = token_ids
         self.weight, self.bias = target.head_rows(token_ids)
+        self.family, self.text_config = target.family, target.text_config
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Features `[..., H]` to logits `[..., n]`."""
-        return F.linear(hidden, self.weight, self.bias)
+        return self.family.logits(F.linear(hidden, self.weight, self.bias), self.text_config)
 
 
 class ViSpecDrafter:

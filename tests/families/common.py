@@ -1,0 +1,89 @@
+"""What the tiny models of all families share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+VOCAB_SIZE = 160
+IMAGE_TOKEN, VIDEO_TOKEN, START_TOKEN, END_TOKEN, BREAK_TOKEN = 151, 152, 153, 154, 155
+FIRST_SPECIAL, LAST_SPECIAL = IMAGE_TOKEN, BREAK_TOKEN  # never drawn for a text, never written
+HEAD_DIM = 16
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+UNTIED = {"tie_word_embeddings": False}  # tied and random, a model would repeat its last token
+WINDOW = 24  # of sliding layers: prompts and answers pass it
+
+Heads = tuple[int, int]  # query heads, key/value heads
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a processor would make of some images: the vision tower's inputs, and the ids that stand for each image."""
+
+    inputs: dict[str, Tensor]
+    ids: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to make a tiny model of a family, and prompts for it.
+
+    Attributes:
+        build: A model with so many heads.
+        images: Random images for such a model; None where the family reads text alone.
+        of_ids: Further inputs that follow from the prompt's ids `[1, L]`.
+        model_type: As its config says.
+        special: What its language model brings beside plain attention.
+        has_sdpa: Whether its layers run torch's scaled_dot_product_attention.
+    """
+
+    build: Callable[[Heads], PreTrainedModel]
+    model_type: str
+    images: Callable[[PreTrainedModel, int, random.Random], Images] | None = None
+    of_ids: Callable[[Tensor], dict[str, Tensor]] = lambda ids: {}
+    special: str = ""
+    has_sdpa: bool = True
+
+
+def text_fields(heads: Heads, **more: Any) -> dict[str, Any]:
+    """Fields of every text config; three layers."""
+    return {
+        "hidden_size": heads[0] * HEAD_DIM,
+        "intermediate_size": 72,
+        "num_hidden_layers": 3,
+        "num_attention_heads": heads[0],
+        "num_key_value_heads": heads[1],
+        "vocab_size": VOCAB_SIZE,
+        "max_position_embeddings": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+        **UNTIED,
+        **more,
+    }
+
+
+def noise(rng: random.Random, *shape: int) -> Tensor:
+    """Random pixels."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(rng.randrange(2**31)))
+
+
+def squares(side: int, length: int, *, start: int | None = None, end: int | None = None) -> Any:
+    """An `images` function: each is `side` pixels wide and high and takes `length` positions, between two tokens."""
+
+    def images(model: PreTrainedModel, count: int, rng: random.Random) -> Images:
+        ids = [[token for token in (start, *[IMAGE_TOKEN] * length, end) if token is not None]] * count
+        return Images({"pixel_values": noise(rng, count, 3, side, side)}, ids)
+
+    return images
+
+
+def is_image(name: str) -> Callable[[Tensor], dict[str, Tensor]]:
+    """An `of_ids` function: input `name` is 1 at positions of images."""
+    return lambda ids: {name: (ids == IMAGE_TOKEN).int()}

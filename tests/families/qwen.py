@@ -1,0 +1,134 @@
+"""Qwen-VL and models that encode images of any shape like it: pixels come as patches, sizes as grids."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from transformers import (
+    Glm4vConfig,
+    Glm4vForConditionalGeneration,
+    GlmOcrConfig,
+    GlmOcrForConditionalGeneration,
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
+    VideoLlama3Config,
+    VideoLlama3ForConditionalGeneration,
+)
+
+from families.common import (
+    END_TOKEN,
+    HEAD_DIM,
+    IMAGE_TOKEN,
+    START_TOKEN,
+    VIDEO_TOKEN,
+    VISION,
+    Family,
+    Heads,
+    Images,
+    is_image,
+    noise,
+    text_fields,
+)
+
+IDS = {"image_token_id": IMAGE_TOKEN, "video_token_id": VIDEO_TOKEN}
+FRAME = {**IDS, "vision_start_token_id": START_TOKEN, "vision_end_token_id": END_TOKEN}
+GLM_FRAME = {**IDS, "image_start_token_id": START_TOKEN, "image_end_token_id": END_TOKEN}
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+TOWER = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4}
+
+
+def _qwen2_vl(heads: Heads) -> PreTrainedModel:
+    vision = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 4, "hidden_size": heads[0] * HEAD_DIM}
+    config = Qwen2VLConfig(text_config=text_fields(heads, rope_parameters=MROPE), vision_config=vision, **FRAME)
+    return Qwen2VLForConditionalGeneration(config)
+
+
+def _qwen2_5_vl(heads: Heads) -> PreTrainedModel:
+    vision = {**TOWER, "out_hidden_size": heads[0] * HEAD_DIM, "window_size": 16, "fullatt_block_indexes": [1]}
+    config = Qwen2_5_VLConfig(text_config=text_fields(heads, rope_parameters=MROPE), vision_config=vision, **FRAME)
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _qwen3_fields(heads: Heads, **more: Any) -> dict[str, Any]:
+    """With features of two vision layers that are added to the first two text layers (DeepStack)."""
+    vision = {
+        **TOWER,
+        "out_hidden_size": heads[0] * HEAD_DIM,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    text = text_fields(heads, head_dim=HEAD_DIM, rope_parameters={**MROPE, "mrope_interleaved": True}, **more)
+    return {"text_config": text, "vision_config": vision, **FRAME}
+
+
+def _qwen3_vl(heads: Heads) -> PreTrainedModel:
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**_qwen3_fields(heads)))
+
+
+def _qwen3_vl_moe(heads: Heads) -> PreTrainedModel:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "decoder_sparse_step": 1}
+    return Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**_qwen3_fields(heads, **experts)))
+
+
+def _glm_fields(heads: Heads) -> dict[str, Any]:
+    vision = {**TOWER, "out_hidden_size": heads[0] * HEAD_DIM, "image_size": 32}
+    text = text_fields(heads, head_dim=HEAD_DIM, rope_parameters={**MROPE, "partial_rotary_factor": 1.0})
+    return {"text_config": text, "vision_config": vision, **GLM_FRAME}
+
+
+def _glm4v(heads: Heads) -> PreTrainedModel:
+    return Glm4vForConditionalGeneration(Glm4vConfig(**_glm_fields(heads)))
+
+
+def _glm_ocr(heads: Heads) -> PreTrainedModel:
+    return GlmOcrForConditionalGeneration(GlmOcrConfig(**_glm_fields(heads)))
+
+
+def _video_llama_3(heads: Heads) -> PreTrainedModel:
+    config = VideoLlama3Config(
+        text_config=Qwen2Config(**text_fields(heads)), vision_config={**VISION, "patch_size": 4}, **IDS
+    )
+    return VideoLlama3ForConditionalGeneration(config)
+
+
+def _patches(model: PreTrainedModel, count: int, rng: random.Random) -> Images:
+    """Images of 2 to 6 patches a side, of which four are merged into one position."""
+    grids = [[1, 2 * rng.randint(1, 3), 2 * rng.randint(1, 3)] for _ in range(count)]
+    patches = [height * width for _, height, width in grids]
+    inputs = {"pixel_values": noise(rng, sum(patches), 3 * 2 * 4 * 4), "image_grid_thw": torch.tensor(grids)}
+    return Images(inputs, [[START_TOKEN, *[IMAGE_TOKEN] * (patch // 4), END_TOKEN] for patch in patches])
+
+
+def _patches_of_any_merge(model: PreTrainedModel, count: int, rng: random.Random) -> Images:
+    """As above, merged as each image says, and only one frame."""
+    images = _patches(model, count, rng)
+    merges = [rng.choice((1, 2)) for _ in range(count)]
+    patches = images.inputs["image_grid_thw"].prod(dim=1).tolist()
+    inputs = {
+        "pixel_values": images.inputs["pixel_values"][:, : 3 * 4 * 4],
+        "image_grid_thw": images.inputs["image_grid_thw"],
+        "image_merge_sizes": torch.tensor(merges),
+    }
+    return Images(inputs, [[IMAGE_TOKEN] * (patch // merge**2) for patch, merge in zip(patches, merges, strict=True)])
+
+
+TYPES = is_image("mm_token_type_ids")
+FAMILIES = {
+    "qwen2_vl": Family(_qwen2_vl, "qwen2_vl", _patches, TYPES),
+    "qwen2_5_vl": Family(_qwen2_5_vl, "qwen2_5_vl", _patches, TYPES),
+    "qwen3_vl": Family(_qwen3_vl, "qwen3_vl", _patches, TYPES),
+    "qwen3_vl_moe": Family(_qwen3_vl_moe, "qwen3_vl_moe", _patches, TYPES),
+    "glm4v": Family(_glm4v, "glm4v", _patches, TYPES),
+    "glm_ocr": Family(_glm_ocr, "glm_ocr", _patches, TYPES),
+    "video_llama_3": Family(_video_llama_3, "video_llama_3", _patches_of_any_merge),
+}

@@ -1,0 +1,93 @@
+"""Every family of the table: its greedy text is the target's own, and the adapter reads what the model reads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vispec
+import vispec.attention
+from families import TABLE
+from families.common import IMAGE_TOKEN
+from lossless import assert_same_text, plain_text
+from models import LAYOUTS, make_draft, make_prompt, make_prompt_and_runs, make_target
+from refusal import refused
+from scripted import ScriptedDraft
+from vispec import TreeConfig
+from vispec.families import FAMILIES, TEXT_MODELS
+from vispec.target import Target
+
+
+def layouts(name: str) -> tuple[str, ...]:
+    return tuple(LAYOUTS) if TABLE[name].images else ("text",)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_same_text(name: str) -> None:
+    """A draft that is right now and then; every layer of every cycle runs tree attention."""
+    model = make_target(name)
+    inputs = make_prompt(model, layouts(name)[-1], random.Random(0))
+    with patch.object(vispec.attention, "tree_attention", wraps=vispec.attention.tree_attention) as spy:
+        output = assert_same_text(model, make_draft(model), inputs, TreeConfig(2, 4, 12), max_new_tokens=32)
+    assert output.speculation.num_cycles > 0
+    assert spy.call_count == model.config.get_text_config().num_hidden_layers * output.speculation.num_cycles
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_truth_is_accepted_in_full(name: str) -> None:
+    """Deep paths with wrong siblings beside them: each node sees its ancestors and nothing else."""
+    model, tree = make_target(name, seed=1), TreeConfig(6, 8, 100)
+    inputs = make_prompt(model, "one image" if TABLE[name].images else "text", random.Random(1))
+    length = 1 + 5 * (tree.max_accepted + 1)
+    script = plain_text(model, inputs, max_new_tokens=length + tree.max_accepted)[0, inputs["input_ids"].shape[1] :]
+    output = assert_same_text(model, ScriptedDraft(model, script), inputs, tree, max_new_tokens=length)
+    assert output.speculation.num_accepted.tolist() == [[tree.max_accepted]] * 5
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_adapter_reads_what_the_model_reads(name: str) -> None:
+    """`embed` gives what the first layer gets at positions of text, `logits` of the features the model's logits."""
+    model = make_target(name)
+    received: list[Tensor] = []
+    first_layer = model.get_decoder().layers[0]
+    for seed, layout in enumerate(layouts(name)):
+        inputs, runs = make_prompt_and_runs(model, layout, random.Random(seed))
+        target = Target(model)
+        cache = target.new_cache(capacity=256, batch_size=1)
+        first_layer.register_forward_pre_hook(_keep_input(received), with_kwargs=True)
+        with torch.no_grad(), target.attached():
+            expected = model(**inputs).logits
+            prompt = target.prefill(inputs["input_ids"], {k: v for k, v in inputs.items() if k != "input_ids"}, cache)
+        is_text = inputs["input_ids"][0] < IMAGE_TOKEN
+        assert torch.equal(target.embed(inputs["input_ids"][0, is_text]), received[-1][0, is_text])
+        assert torch.equal(prompt.embeds, received[-1])
+        torch.testing.assert_close(target.logits(prompt.features), expected, rtol=0, atol=1e-5)
+        assert prompt.images == [runs]
+
+
+def _keep_input(received: list[Tensor]) -> Callable[..., None]:
+    def keep(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        received.append(args[0] if args else kwargs["hidden_states"])
+
+    return keep
+
+
+def test_soft_caps_that_sdpa_would_leave_out() -> None:
+    """Newer releases of transformers load no such model with sdpa."""
+    model = make_target("paligemma2")
+    draft = make_draft(model)
+    model.config.get_text_config()._attn_implementation = "sdpa"
+    with refused(model, NotImplementedError, "model: its attention is soft-capped", 'attn_implementation="eager"'):
+        vispec.generate(model, draft, torch.tensor([[5, 9, 14]]))
+
+
+def test_the_table_is_what_the_adapter_says() -> None:
+    assert {family.model_type for family in TABLE.values()} == set(FAMILIES)
+    models = [make_target(name) for name in TABLE]
+    assert [model.config.model_type for model in models] == [family.model_type for family in TABLE.values()]
+    assert {model.config.get_text_config().model_type for model in models} == set(TEXT_MODELS)

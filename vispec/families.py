@@ -1,0 +1,126 @@
+"""What differs from one family of models to the next, as data; the adapter that reads it is `vispec.target`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+from packaging.version import Version
+from torch import Tensor
+
+
+def _lengths(encoded: Any) -> list[int]:
+    """Features of each image, which may be a row, a map or several tiles of them."""
+    return [image.shape[:-1].numel() for image in encoded.pooler_output]
+
+
+def _lengths_of_equals(encoded: Any) -> list[int]:
+    """All images of a prompt come in one piece; each has as many features."""
+    count = encoded.last_hidden_state.shape[0]
+    total = sum(_lengths(encoded))
+    return [total // count] * count
+
+
+def _lengths_of_layers(encoded: Any) -> list[int]:
+    """Each layer that gets features of the images gets as many."""
+    _, features = encoded.deepstack_features[0]
+    return [len(image) for image in features]
+
+
+def _unchanged(tensor: Tensor, text_config: Any) -> Tensor:
+    return tensor
+
+
+def _multiplied(embeds: Tensor, text_config: Any) -> Tensor:
+    return embeds * text_config.embedding_multiplier
+
+
+def _divided(logits: Tensor, text_config: Any) -> Tensor:
+    return logits / text_config.logits_scaling
+
+
+def _capped(logits: Tensor, text_config: Any) -> Tensor:
+    cap = getattr(text_config, "final_logit_softcapping", None)
+    return logits if cap is None else (logits / cap).tanh() * cap
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the adapter cannot ask a model itself.
+
+    Attributes:
+        image_lengths: How many positions each encoded image takes, from the output of `get_image_features`.
+        embeds: From the embedding module's output, with the text config, to what the decoder's first layer reads.
+        logits: From the LM head's output, with the text config, to the model's logits.
+        embeds_at: Module of the decoder whose input the draft reads; "": the decoder itself.
+        first_position: Of a text.
+    """
+
+    image_lengths: Callable[[Any], list[int]] = _lengths
+    embeds: Callable[[Tensor, Any], Tensor] = _unchanged
+    logits: Callable[[Tensor, Any], Tensor] = _unchanged
+    embeds_at: str = ""
+    first_position: int = 0
+
+
+PLAIN = Family()
+# in earlier releases its final_logit_softcapping had no effect
+PALIGEMMA_CAPS = Version(transformers.__version__) >= Version("5.23")
+# by config.model_type: models whose verification is tested token for token against their own `generate`
+FAMILIES: dict[str, Family] = {
+    "aria": PLAIN,
+    "aya_vision": PLAIN,
+    "cohere2_vision": PLAIN,
+    "deepseek_vl": PLAIN,
+    "fast_vlm": PLAIN,
+    "gemma3": PLAIN,
+    "glm4v": PLAIN,
+    "glm_ocr": PLAIN,
+    "got_ocr2": PLAIN,
+    # images enter between the layers, the first one included; until then their embeddings are zero
+    "granite4_vision": Family(
+        image_lengths=_lengths_of_layers, embeds=_multiplied, logits=_divided, embeds_at="layers.0"
+    ),
+    "idefics2": Family(image_lengths=_lengths_of_equals),
+    "idefics3": Family(image_lengths=_lengths_of_equals),
+    "internvl": PLAIN,
+    "lighton_ocr": PLAIN,
+    "llama": PLAIN,
+    "llava": PLAIN,
+    "llava_next": PLAIN,
+    "llava_next_video": PLAIN,
+    "llava_onevision": PLAIN,
+    "mistral3": PLAIN,
+    "ovis2": PLAIN,
+    "paligemma": Family(logits=_capped if PALIGEMMA_CAPS else _unchanged, first_position=1),
+    "perception_lm": PLAIN,
+    "qwen2": PLAIN,
+    "qwen2_5_vl": PLAIN,
+    "qwen2_vl": PLAIN,
+    "qwen3_vl": PLAIN,
+    "qwen3_vl_moe": PLAIN,
+    "smolvlm": Family(image_lengths=_lengths_of_equals),
+    "video_llama_3": PLAIN,
+    "vipllava": PLAIN,
+}
+# model_type of the text configs that the tests of these have
+TEXT_MODELS = (
+    "aria_text",
+    "cohere2",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "glm4v_text",
+    "glm_ocr_text",
+    "granite4_vision_text",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen2_5_vl_text",
+    "qwen2_vl_text",
+    "qwen3",
+    "qwen3_vl_moe_text",
+    "qwen3_vl_text",
+)
