@@ -9,6 +9,7 @@ from typing import Any
 import transformers
 from packaging.version import Version
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
 def _lengths(encoded: Any) -> list[int]:
@@ -124,3 +125,27 @@ TEXT_MODELS = (
     "qwen3_vl_moe_text",
     "qwen3_vl_text",
 )
+
+
+def why_unsupported(model: PreTrainedModel) -> str | None:
+    """What in a model's build tree attention or its cache cannot do, or None."""
+    config = model.config.get_text_config()
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    others = sorted(layer_types - {"full_attention", "sliding_attention"})
+    if model.get_output_embeddings() is None:
+        return "it has no LM head"
+    if model.config.is_encoder_decoder:
+        return "it is an encoder-decoder"
+    if others:
+        return f"it has layers of the type {', '.join(others)}, of which one pass cannot check a tree"
+    if model._is_stateful:
+        return "it is recurrent, and a state cannot be taken back"
+    if getattr(config, "kv_lora_rank", None) is not None:
+        return "it compresses keys and values (MLA)"
+    if getattr(config, "num_kv_shared_layers", None):
+        return "its layers share keys and values"
+    if any("CrossAttention" in type(module).__name__ for module in model.get_decoder().modules()):
+        return "it has cross-attention"
+    if not model._supports_attention_backend:
+        return "its attention does not follow transformers' AttentionInterface"
+    return None

@@ -22,6 +22,7 @@ from vispec.cache import CACHE_NAME
 from vispec.cycles import borrowed_cycle
 from vispec.decoding import Decoded, Speculation, Stops, decode
 from vispec.draft.checkpoint import Draft
+from vispec.probe import check_verification
 from vispec.target import Target
 from vispec.tree import Plan, SameTree, TreeConfig
 
@@ -189,6 +190,7 @@ class _Accelerator:
             )
 
         with target.exclusive():
+            check_verification(target)
             own_generate = type(model).generate  # not the instance's, which `accelerate` may have replaced
             return own_generate(model, custom_generate=custom_generate, **keywords)
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from vispec._C import build_info
 from vispec.attention import Verification, switched_attention, verifying
 from vispec.cache import CACHE_NAME, TreeCache
-from vispec.families import FAMILIES, PLAIN, TEXT_MODELS
+from vispec.families import FAMILIES, PLAIN, TEXT_MODELS, why_unsupported
 from vispec.tree import Tree
 
 BUILD = build_info()
@@ -80,10 +80,13 @@ class Target:
         self.model = model
         self.text_config = model.config.get_text_config()
         found = (model.config.model_type, self.text_config.model_type)
-        if found[0] not in FAMILIES or found[1] not in TEXT_MODELS or model.get_output_embeddings() is None:
+        self.is_tested = found[0] in FAMILIES and found[1] in TEXT_MODELS  # else see `vispec.probe`
+        reason = why_unsupported(model)
+        if reason is not None:
             raise NotImplementedError(
-                f"model: {type(model).__name__} (model_type {found[0]}, text model {found[1]}) is not supported; "
-                f"expected a language model with an LM head of the families {', '.join(FAMILIES)}"
+                f"model: {type(model).__name__} (model_type {found[0]}, text model {found[1]}) is not supported: "
+                f"{reason}; expected a language model with an LM head, of the families {', '.join(FAMILIES)}, or one "
+                "whose layers all are plain self-attention"
             )
         if len(set((getattr(model, "hf_device_map", None) or {"": 0}).values())) > 1:
             raise NotImplementedError("model: expected all weights on one device, got a device map over several")
@@ -254,7 +257,9 @@ class Target:
             yield
             return
         base = self.model.base_model
-        encode = base.get_image_features
+        encode = getattr(base, "get_image_features", None)
+        if encode is None:
+            raise NotImplementedError(f"model: {type(base).__name__} has no get_image_features, which tells its images")
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             output = encode(*args, **kwargs)
@@ -270,6 +275,12 @@ class Target:
 
     def _image_runs(self, input_ids: Tensor, image_lengths: list[int]) -> list[list[tuple[int, int]]]:
         """Cut each sequence's placeholder positions into one run an encoded image, so adjacent images stay two."""
+        count = int((input_ids == self.image_token_id).sum()) if self.image_token_id is not None else 0
+        if image_lengths and sum(image_lengths) != count:
+            raise NotImplementedError(
+                f"model: its images take {sum(image_lengths)} positions, but {count} of the prompt hold image tokens "
+                f"(id {self.image_token_id})"
+            )
         remaining = iter(image_lengths)
         runs: list[list[tuple[int, int]]] = []
         for row in input_ids:
@@ -325,7 +336,7 @@ def _recording() -> Iterator[_Record]:
 
 def _record_embeds(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     record, embeds = _record.get(), args[0] if args else kwargs.get("inputs_embeds")
-    if record is not None and embeds is not None:
+    if record is not None and embeds is not None and embeds.is_floating_point():  # else token ids
         record.embeds.append(embeds)
 
 
