@@ -78,6 +78,23 @@ def test_a_kept_cycle_serves_the_next_call(kept: None) -> None:
     assert Again.count == 2
 
 
+def test_calls_of_all_rules_share_a_kept_cycle(kept: None) -> None:
+    """Temperatures, seeds and seen tokens change in place; a graph is captured for each kind of choice."""
+    model = make_target("llama")
+    draft = make_draft(model)
+    samples = {"do_sample": True, "top_p": 0.9}
+    calls = ({}, samples, {"repetition_penalty": 1.4}, {**samples, "temperature": 1.5, "repetition_penalty": 1.2})
+    for index, options in enumerate((*calls, *calls[::-1], {**samples, "temperature": 0.5})):
+        inputs = make_prompt(model, "text", random.Random(index))
+        generator = torch.Generator()
+        plain, ours = (
+            vispec.generate(model, drafted, inputs, generator=generator.manual_seed(index), max_new_tokens=9, **options)
+            for drafted in (None, draft)
+        )
+        assert torch.equal(ours, plain)
+    assert Again.count == 4
+
+
 def test_larger_caches_void_graphs(kept: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cycles, "ROWS_MULTIPLE", 1)
     monkeypatch.setattr(GENERATE, "MAX_FIRST_ROWS", 8)

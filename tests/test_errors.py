@@ -136,7 +136,7 @@ def test_autocast(llama: Pair) -> None:
             assert vispec.generate(*llama, IDS, max_new_tokens=3).shape == (1, 7)
 
 
-@pytest.mark.parametrize("draft", [None, "draft", 1, torch.nn.Linear(2, 2)], ids=repr)
+@pytest.mark.parametrize("draft", [False, "draft", 1, torch.nn.Linear(2, 2)], ids=repr)
 def test_no_draft(llama: Pair, draft: Any) -> None:
     with refused(llama[0], TypeError, "draft: expected a draft from vispec.load_draft, got ", type(draft).__name__):
         vispec.generate(llama[0], draft, IDS)

@@ -168,7 +168,7 @@ def test_second_interrupt_while_switching_back(case: Any) -> None:
 def test_after_refused_arguments(case: Any) -> None:
     model, draft, inputs, _ = case
     before = state_of(model)
-    for wrong in ({"num_beams": 2}, {"no_such_option": 1}, {"repetition_penalty": 1.5}, {"max_new_tokens": 0}):
+    for wrong in ({"num_beams": 2}, {"no_such_option": 1}, {"penalty_alpha": 0.6}, {"max_new_tokens": 0}):
         with pytest.raises((ValueError, NotImplementedError)):
             vispec.generate(model, draft, inputs, **{"max_new_tokens": 5, **wrong})
         assert state_of(model) == before

@@ -9,16 +9,40 @@ from contextlib import contextmanager
 from typing import cast
 from weakref import WeakKeyDictionary
 
+from torch import Tensor
+
 from vispec.decoding import Cycle
 from vispec.draft.checkpoint import Draft
+from vispec.draft.drafter import Drafter
 from vispec.graphs import Capture, CudaCapture, Replayer, fingerprint, why_not
-from vispec.target import Target
-from vispec.tree import TreeConfig
+from vispec.target import Prompt, Target
+from vispec.tree import Tree, TreeConfig
 
 ROWS_MULTIPLE = 512  # of a kept cache's capacity: prompts of like length then fit
 
 # at most one a draft; it holds the target by weak references alone
 _kept: WeakKeyDictionary[Draft, tuple[Hashable, Cycle]] = WeakKeyDictionary()
+
+
+class NoDrafter:
+    """Stands where nothing is drafted: it reads nothing and is never asked for a tree."""
+
+    version = 0
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
+        """Nothing to read."""
+
+    def propose(self, root_tokens: Tensor, tree: TreeConfig) -> Tree:
+        raise RuntimeError(f"plain decoding was asked for a tree, {tree}")
+
+    def update(self, tokens: Tensor, features: Tensor, num_accepted: Tensor) -> None:
+        """Nothing to read."""
+
+    def reserve(self, num_tokens: int) -> None:
+        """It holds nothing."""
 
 
 @contextmanager
@@ -37,8 +61,16 @@ def borrowed_cycle(
         with kept_cycle(target, draft, trees, batch_size, prompt_length, budget, CudaCapture()) as cycle:
             yield cycle
     else:
-        capacity = prompt_length + budget + max(tree.num_nodes for tree in trees)
-        yield Cycle(target, draft.new_drafter(target, trees, budget), trees, capacity, batch_size)
+        yield new_cycle(target, draft, trees, batch_size, prompt_length, budget)
+
+
+def new_cycle(
+    target: Target, draft: Draft | None, trees: Sequence[TreeConfig], batch_size: int, prompt_length: int, budget: int
+) -> Cycle:
+    """A cycle for one call, run as it is; without a draft for no `trees` at all."""
+    drafter: Drafter = NoDrafter(target) if draft is None else draft.new_drafter(target, trees, budget)
+    capacity = prompt_length + budget + max((tree.num_nodes for tree in trees), default=1)
+    return Cycle(target, drafter, trees, capacity, batch_size)
 
 
 @contextmanager

@@ -25,14 +25,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, StoppingCriteria
-from transformers.generation.streamers import BaseStreamer
 
 from vispec.cache import TreeCache
 from vispec.draft.drafter import MAX_CHAIN, Drafter
 from vispec.graphs import Replayer
-from vispec.ops import accept_path, select_tokens
+from vispec.ops import accept_path
+from vispec.sampling import Choice, Chooser
 from vispec.target import Prompt, Target, rope_delta
+from vispec.text import Text
 from vispec.tree import Plan, Tree, TreeConfig
 
 STAGES = ("prefill", "draft", "verify", "accept", "captured", "other")
@@ -76,28 +76,6 @@ class Decoded:
     cache: TreeCache
 
 
-class Stops:
-    """When to stop, asked after every token as plain decoding asks.
-
-    Length and end-of-sequence are answered from numbers on the host; any other criterion is called with the ids that
-    end at the token in question.
-    """
-
-    def __init__(self, criteria: Sequence[StoppingCriteria]) -> None:
-        lengths = [c.max_length for c in criteria if type(c) is MaxLengthCriteria]
-        self.max_length: float = min(lengths, default=torch.inf)
-        eos = [c.eos_token_id for c in criteria if type(c) is EosTokenCriteria]
-        self.eos_tokens = {token for ids in eos for token in ids.tolist()}
-        self.others = [c for c in criteria if type(c) not in (MaxLengthCriteria, EosTokenCriteria)]
-
-    def __call__(self, ids: Tensor, token: int, device: torch.device) -> bool:
-        """Whether decoding ends with `token`, the last of `ids` `[1, length]`; criteria get them on `device`."""
-        at_end = ids.shape[1] >= self.max_length or token in self.eos_tokens
-        for criterion in self.others:  # each is asked, like plain decoding does: some count their calls
-            at_end = bool(torch.as_tensor(criterion(ids.to(device), None)).all()) or at_end
-        return at_end
-
-
 class _Clock:
     """Adds up time by stage: the host's, or on a GPU the device's own."""
 
@@ -130,33 +108,6 @@ class _Clock:
             self.seconds[name] += start_event.elapsed_time(end_event) * 1e-3
         self.seconds["other"] = max(0.0, time.perf_counter() - self.start - sum(self.seconds.values()))
         return self.seconds
-
-
-class _Text:
-    """The tokens so far, and who hears of them. On the host: a copy to a GPU would wait for the cycle under way."""
-
-    def __init__(self, ids: Tensor, stops: Stops, streamer: BaseStreamer | None) -> None:
-        self.length, self.device = ids.shape[1], ids.device
-        self.ids = ids.long().cpu()
-        self.stops, self.streamer = stops, streamer
-
-    def emit(self, tokens: list[int]) -> bool:
-        """Append tokens one by one until one of them ends the text; whether one did."""
-        end = self.length + len(tokens)
-        if end > self.ids.shape[1]:
-            self.ids = torch.cat((self.ids, self.ids.new_empty(1, max(len(tokens), self.ids.shape[1]))), dim=1)
-        self.ids[0, self.length : end] = torch.tensor(tokens)
-        for token in tokens:
-            self.length += 1
-            if self.streamer is not None:
-                self.streamer.put(torch.tensor([token]))
-            if self.stops(self.ids[:, : self.length], token, self.device):
-                return True
-        return False
-
-    @property
-    def sequences(self) -> Tensor:
-        return self.ids[:, : self.length].to(self.device, copy=True)
 
 
 class Record:
@@ -210,9 +161,9 @@ class _Missed:
 class Cycle:
     """One cycle of one prompt, and all that it works on.
 
-    Persistent: `root_tokens` int64 `[B]` (the last token of each text, which no cache holds yet), the target's cache,
-    the drafter's own state, the missed tokens. `reserve` may replace buffers of the caches by larger ones. After
-    `renew` another prompt may follow.
+    Persistent: `root_tokens` int64 `[B]` (the last token of each text, which no cache holds yet), `choice`, the
+    target's cache, the drafter's own state, the missed tokens. `reserve` may replace buffers of the caches by larger
+    ones. After `renew` another prompt may follow.
 
     Args:
         target, drafter: the drafter is made for this target and for `trees`.
@@ -232,8 +183,10 @@ class Cycle:
         replayer: Replayer | None = None,
     ) -> None:
         self.target, self.drafter, self.replayer = target, drafter, replayer
-        self.most_nodes = max(tree.num_nodes for tree in trees)
+        self.most_nodes = max((tree.num_nodes for tree in trees), default=1)
         self.cache = target.new_cache(capacity, batch_size)
+        self.choice = Choice(batch_size, target.vocab_size, target.device)
+        self.chooser: Chooser = self.choice
         self.root_tokens = torch.zeros(batch_size, dtype=torch.int64, device=target.device)
         self.rope_delta: Tensor | None = None
         self.missed = _Missed(target, batch_size)
@@ -251,9 +204,11 @@ class Cycle:
         self.target = self.drafter.target = target
         self.cache.reset()
 
-    def start(self, prompt: Prompt, root_tokens: Tensor, rope_delta: Tensor | None, clock: _Clock) -> None:
+    def start(
+        self, prompt: Prompt, root_tokens: Tensor, rope_delta: Tensor | None, chooser: Chooser, clock: _Clock
+    ) -> None:
         """The target's prefill is in the cache: let the drafter read the prompt, too."""
-        self.clock = clock
+        self.chooser, self.clock = chooser, clock
         self.root_tokens.copy_(root_tokens)
         if rope_delta is not None and self.rope_delta is not None and rope_delta.shape == self.rope_delta.shape:
             self.rope_delta.copy_(rope_delta)
@@ -288,7 +243,8 @@ class Cycle:
         if self.replayer is None:
             return Record(self._work(tree))
         version = (self.cache.version, self.drafter.version)
-        return Record(self.replayer.run(tree, version, lambda: self._work(tree), lambda: self.clock.stage("captured")))
+        key = tree, self.chooser.mode
+        return Record(self.replayer.run(key, version, lambda: self._work(tree), lambda: self.clock.stage("captured")))
 
     def _catch_up(self) -> None:
         """Let the drafter read the tokens that it missed: a fixed amount of work whatever their number."""
@@ -304,12 +260,14 @@ class Cycle:
             logits, features = self.target.verify(guess, self.cache, self.rope_delta)
         with self.clock.stage("accept"):
             most_accepted = 0 if tree is None else tree.max_accepted
-            target_tokens = select_tokens(logits)
+            positions = self.cache.cache_len[:, None] + guess.depths
+            target_tokens = self.chooser.choose(logits, guess, positions)
             nodes, num_accepted, bonus = accept_path(guess.tokens, guess.parents, target_tokens, most_accepted)
             self.cache.compact(nodes, num_accepted)
             path = nodes.long()
             tokens = target_tokens.gather(1, path)  # a node's own target token is the next one on the path
             features = features.gather(1, path[..., None].expand(-1, -1, features.shape[2]))
+            self.chooser.note(tokens, num_accepted)
             self.root_tokens.copy_(bonus)
         with self.clock.stage("draft"):
             if tree is None:
@@ -329,8 +287,8 @@ def _root_alone(root_tokens: Tensor) -> Tree:
 class _InFlight:
     """Cycles that were launched and not read: on a GPU the next one runs while the host reads the last."""
 
-    def __init__(self, cycle: Cycle, plan: Plan, stops: Stops, ahead: int) -> None:
-        self.cycle, self.plan, self.stops, self.ahead = cycle, plan, stops, ahead
+    def __init__(self, cycle: Cycle, plan: Plan, max_length: float, ahead: int) -> None:
+        self.cycle, self.plan, self.max_length, self.ahead = cycle, plan, max_length, ahead
         self.records: deque[tuple[TreeConfig | None, Record]] = deque()
         self.last = time.perf_counter()
 
@@ -343,7 +301,7 @@ class _InFlight:
         while len(self.records) < self.ahead:
             longest = length + sum(1 if tree is None else tree.max_accepted + 1 for tree, _ in self.records)
             # not where the one before surely ends the text, nor where the caches would have to grow for it
-            is_wasted = length + len(self.records) >= self.stops.max_length
+            is_wasted = length + len(self.records) >= self.max_length
             if self.records and (is_wasted or not self.cycle.has_room(longest)):
                 return
             tree = self.plan.next_tree(longest)
@@ -365,43 +323,46 @@ def decode(
     plan: Plan,
     input_ids: Tensor,
     model_kwargs: Mapping[str, Any],
-    stops: Stops,
-    streamer: BaseStreamer | None,
+    chooser: Chooser,
+    text: Text,
     ahead: int = 1,
 ) -> Decoded:
-    """Greedy speculative decoding of one prompt.
+    """Speculative decoding of one prompt.
 
     Args:
         target, cycle: `cycle` works with this target and its cache is empty.
         plan: says what is drafted, cycle by cycle.
         input_ids: int64 `[1, L]`.
         model_kwargs: as `model.generate` hands them to a custom_generate callable.
-        stops: when to end.
-        streamer: gets each token, not its end.
+        chooser: chooses the target's tokens; it has begun with this prompt.
+        text: holds the prompt, and knows when to end.
         ahead: cycles that may be on their way before the first of them is read.
     """
-    clock, text = _Clock(target.device), _Text(input_ids, stops, streamer)
+    clock, cache = _Clock(target.device), cycle.cache
     batch_size, prompt_length = input_ids.shape
-    cache = cycle.cache
     trees: list[TreeConfig | None] = []
     num_accepted: list[list[int]] = []  # [num_cycles][B]
     with target.attached():
         with clock.stage("prefill"):
             prompt = target.prefill(input_ids, model_kwargs, cache)
             delta = rope_delta(model_kwargs.get("position_ids"), prompt_length)
-            root_tokens = select_tokens(prompt.logits[:, None])[:, 0]
-        if not text.emit(root_tokens.tolist()):
-            cycle.start(prompt, root_tokens, delta, clock)
+            last = _root_alone(input_ids[:, -1].long())
+            root_tokens = chooser.choose(prompt.logits[:, None], last, last.depths + (prompt_length - 1))
+            chooser.note(root_tokens, last.depths[:, 0])
+        if not chooser.emits:
+            text.emit(root_tokens[0].tolist())
+        if not text.has_ended:
+            cycle.start(prompt, root_tokens[:, 0], delta, chooser, clock)
             del prompt
             with target.verification():
-                in_flight = _InFlight(cycle, plan, stops, ahead)
-                while True:
+                in_flight = _InFlight(cycle, plan, text.stops.max_length, ahead)
+                while not text.has_ended:
                     in_flight.launch(text.length)
                     tree, accepted, tokens = in_flight.read()
                     trees.append(tree)
                     num_accepted.append(accepted)
-                    if text.emit(tokens[0]):
-                        break
+                    if not chooser.emits:
+                        text.emit(tokens[0])
     cache.stop_verifying(text.length - 1)
     counts = torch.tensor(num_accepted, dtype=torch.int32).view(len(num_accepted), batch_size)
     drafted = torch.tensor([tree.num_nodes - 1 if tree else 0 for tree in trees], dtype=torch.int32)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MethodType, TracebackType
 from typing import Any, Literal
@@ -14,17 +15,18 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from vispec.auto import AUTO, auto_plan
 from vispec.cache import CACHE_NAME
-from vispec.cycles import borrowed_cycle
-from vispec.decoding import Decoded, Speculation, Stops, decode
+from vispec.cycles import borrowed_cycle, new_cycle
+from vispec.decoding import Cycle, Decoded, Speculation, decode
 from vispec.draft.checkpoint import Draft
 from vispec.probe import check_verification
+from vispec.sampling import Rules, draw_seed, rules_of
 from vispec.target import Target
-from vispec.tree import Plan, SameTree, TreeConfig
+from vispec.text import Stops, Text
+from vispec.tree import NoTree, Plan, SameTree, TreeConfig
 
 MAX_FIRST_ROWS = 1024  # of new tokens, allocated before decoding; longer texts grow the caches
 
@@ -33,7 +35,6 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "assistant_model": (None,),
     "assistant_tokenizer": (None,),
     "cache_implementation": (None, "dynamic"),
-    "do_sample": (None, False),
     "guidance_scale": (None, 1, 1.0),
     "inputs_embeds": (None,),
     "negative_prompt_ids": (None,),
@@ -66,7 +67,7 @@ class SpeculativeOutput(GenerateDecoderOnlyOutput):
 
 def generate(
     model: PreTrainedModel,
-    draft: Draft,
+    draft: Draft | None,
     inputs: Mapping[str, Any] | Tensor,
     *,
     tree: TreeConfig | Literal["auto"] = TreeConfig(),  # noqa: B008  # frozen
@@ -76,11 +77,12 @@ def generate(
 
     Args:
         model: The target, in eval mode. It is left as it was found.
-        draft: From `load_draft(..., target=model)`.
+        draft: From `load_draft(..., target=model)`; None: plain decoding, with the same draws.
         inputs: A processor's output (any mapping), or token ids int64 `[1, L]`.
         tree: Size of the tree that is drafted in every cycle; "auto": chosen cycle by cycle for the most tokens a
             second with this draft, device and text, down to no tree at all. Speed alone depends on it, not the text.
-        generate_kwargs: As for `model.generate`.
+        generate_kwargs: As for `model.generate`, and `generator`, a torch.Generator: with `do_sample`, one draw from it
+            (or else from torch's own) is the call's seed. What follows from a seed is the same with any draft and tree.
 
     Returns:
         int64 `[1, L + emitted]`, or with `return_dict_in_generate=True` transformers' output with `speculation`.
@@ -110,6 +112,7 @@ class accelerate:
         *,
         tree: TreeConfig | Literal["auto"] = TreeConfig(),  # noqa: B008
     ) -> None:
+        _check_draft(draft)
         accelerator = _Accelerator(model, draft, tree)
         draft.check_target(accelerator.target)
         if "generate" in vars(model):
@@ -143,17 +146,17 @@ class accelerate:
 
 
 class _Accelerator:
-    """A target, a draft and a tree that were checked against each other."""
+    """A target, a draft and a tree that were checked against each other; without a draft for plain decoding."""
 
-    def __init__(self, model: PreTrainedModel, draft: Draft, tree: TreeConfig | Literal["auto"]) -> None:
+    def __init__(self, model: PreTrainedModel, draft: Draft | None, tree: TreeConfig | Literal["auto"]) -> None:
         self.target = Target(model)
         self.target.check_device()
-        if not isinstance(draft, Draft):
-            raise TypeError(f"draft: expected a draft from vispec.load_draft, got {type(draft).__name__}")
+        if draft is not None:
+            _check_draft(draft)
         if not isinstance(tree, TreeConfig) and tree != AUTO:
             wrong = ValueError if isinstance(tree, str) else TypeError
             raise wrong(f'tree: expected a vispec.TreeConfig or "{AUTO}", got {tree!r}')
-        if isinstance(tree, TreeConfig) and tree.top_k > draft.num_tokens:
+        if draft is not None and isinstance(tree, TreeConfig) and tree.top_k > draft.num_tokens:
             raise ValueError(f"tree: expected top_k <= vocabulary ({draft.num_tokens}), got {tree.top_k}")
         self.draft, self.tree = draft, tree
 
@@ -161,9 +164,11 @@ class _Accelerator:
         """Check everything, then let `model.generate` prepare inputs and call back."""
         target, model = self.target, self.target.model
         _check_mode(target)
-        self.draft.check_target(target)
+        if self.draft is not None:
+            self.draft.check_target(target)
         _check_options(model, keywords)
-        keywords = {name: value for name, value in keywords.items() if name != "custom_generate"}
+        generator = keywords.get("generator")
+        keywords = {name: value for name, value in keywords.items() if name not in ("custom_generate", "generator")}
         _check_inputs(target, keywords)
         streamer = keywords.get("streamer")
 
@@ -175,14 +180,20 @@ class _Accelerator:
             generation_config: GenerationConfig,
             **model_kwargs: Any,
         ) -> Tensor | SpeculativeOutput:
-            if len(logits_processor):
+            mode = generation_config.get_generation_mode()
+            if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+                raise NotImplementedError(f"expected greedy search or sampling, got {mode}")
+            rules = rules_of(logits_processor, samples=mode == GenerationMode.SAMPLE)
+            if rules is None:
                 names = ", ".join(type(processor).__name__ for processor in logits_processor)
-                raise NotImplementedError(f"logits processors are not supported yet, got {names}")
-            if generation_config.get_generation_mode() != GenerationMode.GREEDY_SEARCH:
-                raise NotImplementedError(f"expected greedy search, got {generation_config.get_generation_mode()}")
+                raise NotImplementedError(f"these logits processors are not supported yet, got {names}")
             _check_mask(input_ids, model_kwargs.get("attention_mask"))  # generate makes one where it sees pad tokens
             wants_cache = generation_config.return_dict_in_generate
-            decoded = self._decode(input_ids, model_kwargs, stopping_criteria, streamer, wants_cache)
+            seed = draw_seed(generator) if rules.samples else 0
+            text = Text(input_ids, Stops(stopping_criteria), streamer)
+            decoded = self._decode(input_ids, model_kwargs, rules, seed, text, wants_cache)
+            if streamer is not None:
+                streamer.end()
             if not wants_cache:
                 return decoded.sequences
             return SpeculativeOutput(
@@ -198,23 +209,36 @@ class _Accelerator:
         self,
         input_ids: Tensor,
         model_kwargs: dict[str, Any],
-        criteria: StoppingCriteriaList,
-        streamer: BaseStreamer | None,
+        rules: Rules,
+        seed: int,
+        text: Text,
         wants_cache: bool,
     ) -> Decoded:
         model_kwargs.pop(CACHE_NAME, None)  # generate's empty cache; the cycle brings its own
-        stops = Stops(criteria)
-        budget = int(min(stops.max_length - input_ids.shape[1], MAX_FIRST_ROWS))
-        batch_size, length = input_ids.shape
-        plan: Plan = auto_plan(self.draft, self.target, batch_size) if self.tree == AUTO else SameTree(self.tree)
-        with borrowed_cycle(self.target, self.draft, plan.trees, batch_size, length, budget) as cycle:
+        budget = int(min(text.stops.max_length - text.length, MAX_FIRST_ROWS))
+        with self._cycle(input_ids, budget) as (plan, cycle):
+            cycle.choice.begin(rules, seed, input_ids)
             ahead = 2 if cycle.is_kept else 1
-            decoded = decode(self.target, cycle, plan, input_ids, model_kwargs, stops, streamer, ahead)
+            decoded = decode(self.target, cycle, plan, input_ids, model_kwargs, cycle.choice, text, ahead)
             if cycle.is_kept and wants_cache:
                 decoded = replace(decoded, cache=decoded.cache.detached())
-        if streamer is not None:
-            streamer.end()
         return decoded
+
+    @contextmanager
+    def _cycle(self, input_ids: Tensor, budget: int) -> Iterator[tuple[Plan, Cycle]]:
+        """A cycle with an empty cache, and what it is to draft."""
+        batch_size, length = input_ids.shape
+        if self.draft is None:
+            yield NoTree(), new_cycle(self.target, None, (), batch_size, length, budget)
+            return
+        plan: Plan = auto_plan(self.draft, self.target, batch_size) if self.tree == AUTO else SameTree(self.tree)
+        with borrowed_cycle(self.target, self.draft, plan.trees, batch_size, length, budget) as cycle:
+            yield plan, cycle
+
+
+def _check_draft(draft: Any) -> None:
+    if not isinstance(draft, Draft):
+        raise TypeError(f"draft: expected a draft from vispec.load_draft, got {type(draft).__name__}")
 
 
 def _as_keywords(inputs: Mapping[str, Any] | Tensor, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -240,6 +264,9 @@ def _check_mode(target: Target) -> None:
 def _check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
     if keywords.get("custom_generate") is not None:
         raise NotImplementedError("custom_generate: vispec is one itself, and only one can decode")
+    generator = keywords.get("generator")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
     config = keywords.get("generation_config")
     if config is not None and not isinstance(config, GenerationConfig):
         raise TypeError(f"generation_config: expected a GenerationConfig, got {type(config).__name__}")
@@ -250,8 +277,7 @@ def _check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
         is_plain = isinstance(value, (bool, int, float, str))
         if not any(value is option or (is_plain and value == option) for option in supported):
             shown = repr(value) if is_plain else type(value).__name__
-            hint = "; pass do_sample=False for greedy decoding" if name == "do_sample" else ""
-            raise NotImplementedError(f"{name}={shown} is not supported yet{hint}")
+            raise NotImplementedError(f"{name}={shown} is not supported yet")
 
 
 def _check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:

@@ -93,6 +93,18 @@ class SameTree:
         """Nothing to learn."""
 
 
+class NoTree:
+    """The plan of plain decoding: nothing is ever drafted."""
+
+    trees: Sequence[TreeConfig] = ()
+
+    def next_tree(self, length: int) -> None:
+        return None
+
+    def note(self, tree: TreeConfig | None, num_accepted: Sequence[int], seconds: float) -> None:
+        """Nothing to learn."""
+
+
 class Tree(NamedTuple):
     """A drafted tree, nodes in topological order with the root first."""
 
