@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import vispec
 import vispec.attention
-from families import TABLE
+from families import TABLE, markdown
 from families.common import IMAGE_TOKEN
 from lossless import assert_same_text, plain_text
 from models import LAYOUTS, make_draft, make_prompt, make_prompt_and_runs, make_target
@@ -84,6 +85,11 @@ def test_soft_caps_that_sdpa_would_leave_out() -> None:
     model.config.get_text_config()._attn_implementation = "sdpa"
     with refused(model, NotImplementedError, "model: its attention is soft-capped", 'attn_implementation="eager"'):
         vispec.generate(model, draft, torch.tensor([[5, 9, 14]]))
+
+
+def test_the_readme_has_the_table() -> None:
+    """If not: `PYTHONPATH=tests python -m families`."""
+    assert markdown() in (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_the_table_is_what_the_adapter_says() -> None:

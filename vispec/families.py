@@ -146,6 +146,6 @@ def why_unsupported(model: PreTrainedModel) -> str | None:
         return "its layers share keys and values"
     if any("CrossAttention" in type(module).__name__ for module in model.get_decoder().modules()):
         return "it has cross-attention"
-    if not model._supports_attention_backend:
+    if not getattr(model.get_decoder(), "_supports_attention_backend", False):
         return "its attention does not follow transformers' AttentionInterface"
     return None

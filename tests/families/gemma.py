@@ -86,7 +86,22 @@ def _all_prefix(ids: Tensor) -> dict[str, Tensor]:
 
 
 FAMILIES = {
-    "gemma3": Family(_gemma3, "gemma3", squares(32, 4, start=START_TOKEN, end=END_TOKEN), is_image("token_type_ids")),
-    "paligemma": Family(_paligemma1, "paligemma", squares(32, 16), _all_prefix),
-    "paligemma2": Family(_paligemma2, "paligemma", squares(32, 16), _all_prefix, has_sdpa=False),
+    "gemma3": Family(
+        _gemma3,
+        "gemma3",
+        squares(32, 4, start=START_TOKEN, end=END_TOKEN),
+        is_image("token_type_ids"),
+        special="images see themselves both ways; sliding windows",
+    ),
+    "paligemma": Family(
+        _paligemma1, "paligemma", squares(32, 16), _all_prefix, special="prompts see themselves both ways"
+    ),
+    "paligemma2": Family(
+        _paligemma2,
+        "paligemma",
+        squares(32, 16),
+        _all_prefix,
+        has_sdpa=False,
+        special="prompts see themselves both ways; sliding windows, soft-caps",
+    ),
 }

@@ -77,7 +77,7 @@ def _framed(length: int) -> Any:
 
 
 FAMILIES = {
-    "idefics2": Family(_idefics2, "idefics2", _framed(3)),
+    "idefics2": Family(_idefics2, "idefics2", _framed(3), special="sliding windows"),
     "idefics3": Family(_idefics3, "idefics3", _framed(4)),
     "smolvlm": Family(_smolvlm, "smolvlm", _framed(4)),
 }

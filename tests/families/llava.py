@@ -136,9 +136,14 @@ def _tiled_length(size: list[int], per_tile: int) -> int:
 
 FAMILIES = {
     "llava": Family(_llava, "llava", squares(32, 16)),
-    "vipllava": Family(_vipllava, "vipllava", squares(32, 16)),
-    "llava_next": Family(_llava_next, "llava_next", partial(_tiled, 4)),
-    "llava_next_video": Family(_llava_next_video, "llava_next_video", partial(_tiled, 4)),
-    "llava_onevision": Family(_llava_onevision, "llava_onevision", partial(_tiled, 4)),
-    "granite4_vision": Family(_granite4_vision, "granite4_vision", partial(_tiled, 2)),
+    "vipllava": Family(_vipllava, "vipllava", squares(32, 16), special="features of several vision layers"),
+    "llava_next": Family(_llava_next, "llava_next", partial(_tiled, 4), special="tiles of any shape"),
+    "llava_next_video": Family(_llava_next_video, "llava_next_video", partial(_tiled, 4), special="tiles of any shape"),
+    "llava_onevision": Family(_llava_onevision, "llava_onevision", partial(_tiled, 4), special="tiles of any shape"),
+    "granite4_vision": Family(
+        _granite4_vision,
+        "granite4_vision",
+        partial(_tiled, 2),
+        special="tiles; images enter between the layers (DeepStack); scaled embeddings, logits and residuals",
+    ),
 }

@@ -169,11 +169,15 @@ FRAME = {"start": START_TOKEN, "end": END_TOKEN}
 FAMILIES = {
     "internvl": Family(_internvl, "internvl", squares(32, 4, **FRAME)),
     "got_ocr2": Family(_got_ocr2, "got_ocr2", squares(64, 16, **FRAME)),
-    "aya_vision": Family(_aya_vision, "aya_vision", squares(32, 4)),
-    "cohere2_vision": Family(_cohere2_vision, "cohere2_vision", squares(32, 4)),
+    "aya_vision": Family(
+        _aya_vision, "aya_vision", squares(32, 4), special="sliding windows, layers without positions"
+    ),
+    "cohere2_vision": Family(
+        _cohere2_vision, "cohere2_vision", squares(32, 4), special="sliding windows, layers without positions"
+    ),
     "deepseek_vl": Family(_deepseek_vl, "deepseek_vl", squares(32, 16)),
-    "fast_vlm": Family(_fast_vlm, "fast_vlm", squares(64, 16)),
-    "perception_lm": Family(_perception_lm, "perception_lm", _tiles_of_a_row),
-    "ovis2": Family(_ovis2, "ovis2", squares(32, 4, **FRAME)),
-    "aria": Family(_aria, "aria", squares(32, 5)),
+    "fast_vlm": Family(_fast_vlm, "fast_vlm", squares(64, 16), special="convolutional tower (not timm's own)"),
+    "perception_lm": Family(_perception_lm, "perception_lm", _tiles_of_a_row, special="tower not timm's own"),
+    "ovis2": Family(_ovis2, "ovis2", squares(32, 4, **FRAME), special="visual vocabulary"),
+    "aria": Family(_aria, "aria", squares(32, 5), special="experts"),
 }

@@ -65,6 +65,6 @@ def _rows(model: PreTrainedModel, count: int, rng: random.Random) -> Images:
 
 
 FAMILIES = {
-    "mistral3": Family(_mistral3, "mistral3", _rows),
-    "lighton_ocr": Family(_lighton_ocr, "lighton_ocr", _rows),
+    "mistral3": Family(_mistral3, "mistral3", _rows, special="row breaks inside images; sliding windows"),
+    "lighton_ocr": Family(_lighton_ocr, "lighton_ocr", _rows, special="row breaks inside images"),
 }

@@ -124,11 +124,15 @@ def _patches_of_any_merge(model: PreTrainedModel, count: int, rng: random.Random
 
 TYPES = is_image("mm_token_type_ids")
 FAMILIES = {
-    "qwen2_vl": Family(_qwen2_vl, "qwen2_vl", _patches, TYPES),
-    "qwen2_5_vl": Family(_qwen2_5_vl, "qwen2_5_vl", _patches, TYPES),
-    "qwen3_vl": Family(_qwen3_vl, "qwen3_vl", _patches, TYPES),
-    "qwen3_vl_moe": Family(_qwen3_vl_moe, "qwen3_vl_moe", _patches, TYPES),
-    "glm4v": Family(_glm4v, "glm4v", _patches, TYPES),
-    "glm_ocr": Family(_glm_ocr, "glm_ocr", _patches, TYPES),
-    "video_llama_3": Family(_video_llama_3, "video_llama_3", _patches_of_any_merge),
+    "qwen2_vl": Family(_qwen2_vl, "qwen2_vl", _patches, TYPES, special="M-RoPE"),
+    "qwen2_5_vl": Family(_qwen2_5_vl, "qwen2_5_vl", _patches, TYPES, special="M-RoPE"),
+    "qwen3_vl": Family(_qwen3_vl, "qwen3_vl", _patches, TYPES, special="interleaved M-RoPE, DeepStack"),
+    "qwen3_vl_moe": Family(
+        _qwen3_vl_moe, "qwen3_vl_moe", _patches, TYPES, special="interleaved M-RoPE, DeepStack, experts"
+    ),
+    "glm4v": Family(_glm4v, "glm4v", _patches, TYPES, special="M-RoPE"),
+    "glm_ocr": Family(_glm_ocr, "glm_ocr", _patches, TYPES, special="M-RoPE"),
+    "video_llama_3": Family(
+        _video_llama_3, "video_llama_3", _patches_of_any_merge, special="images merged as each one says"
+    ),
 }

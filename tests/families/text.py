@@ -16,4 +16,4 @@ def _qwen2(heads: Heads) -> PreTrainedModel:
     return Qwen2ForCausalLM(Qwen2Config(**text_fields(heads), **window))
 
 
-FAMILIES = {"llama": Family(_llama, "llama"), "qwen2": Family(_qwen2, "qwen2")}
+FAMILIES = {"llama": Family(_llama, "llama"), "qwen2": Family(_qwen2, "qwen2", special="sliding windows")}
