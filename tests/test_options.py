@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import Cache, StaticCache
 
 import models
@@ -20,11 +20,6 @@ from vispec.cache import CACHE_NAME
 IDS = torch.tensor([[5, 9, 14, 20]])
 ONLY: dict[str, tuple[Any, ...]] = vars(sys.modules["vispec.generate"])["_ONLY"]
 Pair = tuple[PreTrainedModel, vispec.Draft]
-
-
-class AddsNothing(LogitsProcessor):
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return scores
 
 
 # for each option of the table, values that must be refused
@@ -48,15 +43,11 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "num_return_sequences": (2,),
     "output_attentions": (True,),
     "output_hidden_states": (True,),
-    "output_logits": (True,),
-    "output_scores": (True,),
     "past_key_values": CACHES,
     "penalty_alpha": (0.6,),
     "pixel_values_videos": (torch.zeros(1, 3),),
     "prefill_chunk_size": (2, 0),
-    "prefix_allowed_tokens_fn": (lambda batch, ids: [5],),
     "prompt_lookup_num_tokens": (3, 0),
-    "stop_strings": (["word"], "word", []),
     "synced_gpus": (True,),
     "token_healing": (True,),
     "use_cache": (False,),
@@ -71,7 +62,6 @@ CALL_ONLY = {
     "past_key_values",
     CACHE_NAME,
     "pixel_values_videos",
-    "prefix_allowed_tokens_fn",
     "synced_gpus",
 }
 CASES = [(name, value) for name, values in VALUES.items() for value in values]
@@ -144,37 +134,6 @@ def test_call_wins_over_the_config_of_the_model(llama: Pair) -> None:
     assert torch.equal(vispec.generate(model, draft, IDS, **options), plain)
     config = GenerationConfig(**options)
     assert torch.equal(vispec.generate(model, draft, IDS, generation_config=config), plain)
-
-
-PROCESSORS: dict[str, tuple[dict[str, Any], str]] = {
-    "no_repeat_ngram_size": ({"no_repeat_ngram_size": 2}, "NoRepeatNGram"),
-    "encoder_repetition_penalty": ({"encoder_repetition_penalty": 1.3}, "EncoderRepetitionPenalty"),
-    "min_new_tokens": ({"min_new_tokens": 3, "eos_token_id": 2}, "MinNewTokens"),
-    "min_length": ({"min_length": 9, "eos_token_id": 2}, "MinLength"),
-    "bad_words_ids": ({"bad_words_ids": [[7]]}, "NoBadWords"),
-    "sequence_bias": ({"sequence_bias": [[[7], -1.0]]}, "SequenceBias"),
-    "suppress_tokens": ({"suppress_tokens": [7]}, "SuppressTokens"),
-    "begin_suppress_tokens": ({"begin_suppress_tokens": [7]}, "SuppressTokensAtBegin"),
-    "forced_bos_token_id": ({"forced_bos_token_id": 7}, "ForcedBOS"),
-    "forced_eos_token_id": ({"forced_eos_token_id": 7}, "ForcedEOS"),
-    "exponential_decay": ({"exponential_decay_length_penalty": (2, 1.2), "eos_token_id": 2}, "ExponentialDecay"),
-    "remove_invalid_values": ({"remove_invalid_values": True}, "InfNanRemove"),
-    "renormalize_logits": ({"renormalize_logits": True}, "LogitNormalization"),
-    "watermarking_config": ({"watermarking_config": {"bias": 2.5}}, "Watermark"),
-    "of the user": ({"logits_processor": LogitsProcessorList([AddsNothing()])}, "AddsNothing"),
-    "of the user, in a list": ({"logits_processor": [AddsNothing()]}, "AddsNothing"),
-}
-
-
-@pytest.mark.parametrize("case", PROCESSORS)
-def test_logits_processors(llama: Pair, case: str) -> None:
-    model, draft = llama
-    options, name = PROCESSORS[case]
-    words = (NotImplementedError, "these logits processors are not supported yet, got ", name)
-    with refused(model, *words):
-        vispec.generate(model, draft, IDS, max_new_tokens=5, **options)
-    with vispec.accelerate(model, draft), refused(model, *words):
-        model.generate(IDS, max_new_tokens=5, **options)
 
 
 MODES: dict[str, dict[str, Any]] = {

@@ -33,7 +33,7 @@ from vispec.ops import accept_path
 from vispec.sampling import Choice, Chooser
 from vispec.target import Prompt, Target, rope_delta
 from vispec.text import Text
-from vispec.tree import Plan, Tree, TreeConfig
+from vispec.tree import Plan, TreeConfig, root_alone
 
 STAGES = ("prefill", "draft", "verify", "accept", "captured", "other")
 
@@ -191,7 +191,7 @@ class Cycle:
         self.rope_delta: Tensor | None = None
         self.missed = _Missed(target, batch_size)
         self.num_missed = 0
-        self.no_guess = _root_alone(self.root_tokens)
+        self.no_guess = root_alone(self.root_tokens)
         self.clock = _Clock(target.device)
 
     @property
@@ -277,13 +277,6 @@ class Cycle:
         return torch.cat((num_accepted[:, None].long(), tokens), dim=1)
 
 
-def _root_alone(root_tokens: Tensor) -> Tree:
-    """A tree without a guess; its token is a view of `root_tokens` `[B]` and changes with it."""
-    tokens = root_tokens[:, None]
-    zeros = torch.zeros_like(tokens, dtype=torch.int32)
-    return Tree(tokens, parents=zeros - 1, depths=zeros, ancestors=torch.ones_like(tokens)[..., None])
-
-
 class _InFlight:
     """Cycles that were launched and not read: on a GPU the next one runs while the host reads the last."""
 
@@ -346,7 +339,7 @@ def decode(
         with clock.stage("prefill"):
             prompt = target.prefill(input_ids, model_kwargs, cache)
             delta = rope_delta(model_kwargs.get("position_ids"), prompt_length)
-            last = _root_alone(input_ids[:, -1].long())
+            last = root_alone(input_ids[:, -1].long())
             root_tokens = chooser.choose(prompt.logits[:, None], last, last.depths + (prompt_length - 1))
             chooser.note(root_tokens, last.depths[:, 0])
         if not chooser.emits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
-from transformers.generation.logits_process import LogitsProcessorList
+from transformers.generation.logits_process import (
+    ClassifierFreeGuidanceLogitsProcessor,
+    LogitsProcessorList,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
@@ -23,12 +28,19 @@ from vispec.cycles import borrowed_cycle, new_cycle
 from vispec.decoding import Cycle, Decoded, Speculation, decode
 from vispec.draft.checkpoint import Draft
 from vispec.probe import check_verification
+from vispec.processors import PathChoice
 from vispec.sampling import Rules, draw_seed, rules_of
 from vispec.target import Target
-from vispec.text import Stops, Text
+from vispec.text import Stops, Text, with_stop_strings
 from vispec.tree import NoTree, Plan, SameTree, TreeConfig
 
 MAX_FIRST_ROWS = 1024  # of new tokens, allocated before decoding; longer texts grow the caches
+
+GUIDANCE = (ClassifierFreeGuidanceLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
+PATH_WARNING = (
+    "vispec: cycles run without CUDA graphs: logits processors other than temperature, top_k, top_p, min_p and "
+    "repetition_penalty, output_scores and output_logits need each token on the host"
+)
 
 # options of `generate` that change the result and are not supported, with the values that are
 _ONLY: dict[str, tuple[Any, ...]] = {
@@ -42,15 +54,11 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "num_return_sequences": (None, 1),
     "output_attentions": (None, False),
     "output_hidden_states": (None, False),
-    "output_logits": (None, False),
-    "output_scores": (None, False),
     "past_key_values": (None,),
     "penalty_alpha": (None, 0, 0.0),
     "pixel_values_videos": (None,),
     "prefill_chunk_size": (None,),
-    "prefix_allowed_tokens_fn": (None,),
     "prompt_lookup_num_tokens": (None,),
-    "stop_strings": (None,),
     "synced_gpus": (None, False),
     "token_healing": (None, False),
     "use_cache": (None, True),
@@ -167,10 +175,10 @@ class _Accelerator:
         if self.draft is not None:
             self.draft.check_target(target)
         _check_options(model, keywords)
-        generator = keywords.get("generator")
+        generator, streamer = keywords.get("generator"), keywords.get("streamer")
         keywords = {name: value for name, value in keywords.items() if name not in ("custom_generate", "generator")}
+        keywords = with_stop_strings(model, keywords)
         _check_inputs(target, keywords)
-        streamer = keywords.get("streamer")
 
         def custom_generate(
             model: PreTrainedModel,
@@ -183,21 +191,28 @@ class _Accelerator:
             mode = generation_config.get_generation_mode()
             if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
                 raise NotImplementedError(f"expected greedy search or sampling, got {mode}")
-            rules = rules_of(logits_processor, samples=mode == GenerationMode.SAMPLE)
-            if rules is None:
-                names = ", ".join(type(processor).__name__ for processor in logits_processor)
-                raise NotImplementedError(f"these logits processors are not supported yet, got {names}")
+            _check_processors(logits_processor)
             _check_mask(input_ids, model_kwargs.get("attention_mask"))  # generate makes one where it sees pad tokens
-            wants_cache = generation_config.return_dict_in_generate
-            seed = draw_seed(generator) if rules.samples else 0
-            text = Text(input_ids, Stops(stopping_criteria), streamer)
-            decoded = self._decode(input_ids, model_kwargs, rules, seed, text, wants_cache)
+            wants_more = generation_config.return_dict_in_generate
+            text = Text(
+                input_ids,
+                Stops(stopping_criteria),
+                streamer,
+                keeps_scores=bool(wants_more and generation_config.output_scores),
+                keeps_logits=bool(wants_more and generation_config.output_logits),
+            )
+            seed = draw_seed(generator) if mode == GenerationMode.SAMPLE else None
+            decoded = self._decode(input_ids, model_kwargs, logits_processor, seed, text, wants_more)
             if streamer is not None:
                 streamer.end()
-            if not wants_cache:
+            if not wants_more:
                 return decoded.sequences
             return SpeculativeOutput(
-                sequences=decoded.sequences, speculation=decoded.speculation, **{CACHE_NAME: decoded.cache}
+                sequences=decoded.sequences,
+                scores=text.scores,
+                logits=text.logits,
+                speculation=decoded.speculation,
+                **{CACHE_NAME: decoded.cache},
             )
 
         with target.exclusive():
@@ -209,29 +224,39 @@ class _Accelerator:
         self,
         input_ids: Tensor,
         model_kwargs: dict[str, Any],
-        rules: Rules,
-        seed: int,
+        processors: LogitsProcessorList,
+        seed: int | None,
         text: Text,
         wants_cache: bool,
     ) -> Decoded:
+        """Text, statistics and cache; tokens are drawn where there is a `seed`."""
         model_kwargs.pop(CACHE_NAME, None)  # generate's empty cache; the cycle brings its own
         budget = int(min(text.stops.max_length - text.length, MAX_FIRST_ROWS))
-        with self._cycle(input_ids, budget) as (plan, cycle):
-            cycle.choice.begin(rules, seed, input_ids)
+        rules = rules_of(processors, samples=seed is not None)
+        by_path = rules is None or text.keeps_any
+        with self._cycle(input_ids, budget, by_path) as (plan, cycle):
+            choice = cycle.choice
+            choice.begin(Rules(samples=seed is not None) if rules is None else rules, seed or 0, input_ids)
+            chooser = PathChoice(processors, rules, choice, text) if by_path else choice
             ahead = 2 if cycle.is_kept else 1
-            decoded = decode(self.target, cycle, plan, input_ids, model_kwargs, cycle.choice, text, ahead)
+            decoded = decode(self.target, cycle, plan, input_ids, model_kwargs, chooser, text, ahead)
             if cycle.is_kept and wants_cache:
                 decoded = replace(decoded, cache=decoded.cache.detached())
         return decoded
 
     @contextmanager
-    def _cycle(self, input_ids: Tensor, budget: int) -> Iterator[tuple[Plan, Cycle]]:
-        """A cycle with an empty cache, and what it is to draft."""
+    def _cycle(self, input_ids: Tensor, budget: int, by_path: bool) -> Iterator[tuple[Plan, Cycle]]:
+        """A cycle with an empty cache, and what it is to draft; `by_path`: nothing is captured, the host chooses."""
         batch_size, length = input_ids.shape
         if self.draft is None:
             yield NoTree(), new_cycle(self.target, None, (), batch_size, length, budget)
             return
         plan: Plan = auto_plan(self.draft, self.target, batch_size) if self.tree == AUTO else SameTree(self.tree)
+        if by_path:
+            if self.target.device.type == "cuda":
+                warnings.warn(PATH_WARNING, stacklevel=2)
+            yield plan, new_cycle(self.target, self.draft, plan.trees, batch_size, length, budget)
+            return
         with borrowed_cycle(self.target, self.draft, plan.trees, batch_size, length, budget) as cycle:
             yield plan, cycle
 
@@ -278,6 +303,17 @@ def _check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
         if not any(value is option or (is_plain and value == option) for option in supported):
             shown = repr(value) if is_plain else type(value).__name__
             raise NotImplementedError(f"{name}={shown} is not supported yet")
+
+
+def _check_processors(processors: LogitsProcessorList) -> None:
+    for processor in processors:
+        if isinstance(
+            processor, (ClassifierFreeGuidanceLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
+        ):
+            raise NotImplementedError(
+                f"logits_processor: {type(processor).__name__} runs the model beside it or on twice the batch, "
+                "which is not supported; call the model's own generate"
+            )
 
 
 def _check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 MAX_NODES = 256  # the operators' limit, root included
@@ -112,3 +113,10 @@ class Tree(NamedTuple):
     parents: Tensor  # int32 [B, N], -1 for the root
     depths: Tensor  # int32 [B, N], 0 for the root
     ancestors: Tensor  # int64 [B, N, ceil(N / 64)], bit j of row i: node i sees node j
+
+
+def root_alone(root_tokens: Tensor) -> Tree:
+    """A tree without a guess; its token is a view of `root_tokens` `[B]` and changes with it."""
+    tokens = root_tokens[:, None]
+    zeros = torch.zeros_like(tokens, dtype=torch.int32)
+    return Tree(tokens, parents=zeros - 1, depths=zeros, ancestors=torch.ones_like(tokens)[..., None])
