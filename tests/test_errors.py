@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     Lfm2Config,
     LlamaForCausalLM,
     LlamaModel,
@@ -43,6 +45,7 @@ def small(config: type, **fields: Any) -> Any:
 
 
 UNSUPPORTED: dict[str, Callable[[], PreTrainedModel]] = {
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=50)),
     "t5": lambda: T5ForConditionalGeneration(T5Config(d_model=32, d_kv=16, d_ff=48, num_layers=1, vocab_size=50)),
     "llama without a head": lambda: LlamaModel(models.make_target("llama").config),
     "llava with another text model": lambda: LlavaForConditionalGeneration(

@@ -126,6 +126,16 @@ TEXT_MODELS = (
     "qwen3_vl_text",
 )
 
+# fields of a text config that cache and draft are sized by
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "vocab_size",
+)
+
 
 def why_unsupported(model: PreTrainedModel) -> str | None:
     """What in a model's build tree attention or its cache cannot do, or None."""
@@ -136,6 +146,9 @@ def why_unsupported(model: PreTrainedModel) -> str | None:
         return "it has no LM head"
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder"
+    missing = [name for name in SIZES if getattr(config, name, None) is None]
+    if missing:
+        return f"its config does not tell {', '.join(missing)}"
     if others:
         return f"it has layers of the type {', '.join(others)}, of which one pass cannot check a tree"
     if model._is_stateful:
