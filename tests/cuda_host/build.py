@@ -42,7 +42,7 @@ class Flavour:
 
 FLAVOURS = {
     # Misaligned vectors would be a crash: the compiler's check calls block.cpp, without the sanitizer's library.
-    "plain": Flavour(["-O2", "-fsanitize=alignment,null"], ["-O2", "-DVISPEC_PLAIN"], [], [], {}),
+    "plain": Flavour(["-O1", "-fsanitize=alignment,null"], ["-O2", "-DVISPEC_PLAIN"], [], [], {}),
     "asan": Flavour(
         [
             "-O1",
