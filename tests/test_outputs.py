@@ -25,6 +25,7 @@ import vispec
 from models import VOCAB_SIZE, Pair, make_draft, make_pair, make_prompt
 from refusal import refused
 from vispec import TreeConfig
+from vispec.cache import CACHE_NAME
 
 LENGTH = 30
 
@@ -244,3 +245,28 @@ def test_tokens_are_streamed_as_cycles_accept_them(inputs: Any, options: dict[st
     accepted = output.speculation.num_accepted[:, 0].tolist()
     expected = [1] + [index + 2 for index, count in enumerate(accepted) for _ in range(count + 1)]
     assert streamer.heard[1:] == expected[:LENGTH]  # the first is the prompt, heard before any pass
+
+
+@pytest.mark.parametrize("options", [{}, SLOW, {"do_sample": True}], ids=["fast", "by path", "drawn"])
+def test_plain_generate_goes_on_from_the_cache(options: dict[str, Any]) -> None:
+    """A next turn reads the new tokens alone, also where a stop cut an accepted path."""
+    model, draft = make_pair("llama")
+    prompt = make_prompt(model, "text", random.Random(0))
+    torch.manual_seed(0)
+    text = vispec.generate(model, draft, prompt, max_new_tokens=LENGTH, **options)[0].tolist()
+    passes: list[int] = []
+    model.model.register_forward_pre_hook(
+        lambda _, args, keywords: passes.append(keywords["input_ids"].shape[1]), with_kwargs=True
+    )
+    for end in text[-8:]:
+        torch.manual_seed(0)
+        first = vispec.generate(
+            model, draft, prompt, max_new_tokens=LENGTH, eos_token_id=end, return_dict_in_generate=True, **options
+        )
+        cache = first[CACHE_NAME]
+        assert cache.get_seq_length() == first.sequences.shape[1] - 1
+        turn = torch.cat((first.sequences, torch.tensor([[5, 9, 11]])), dim=1)
+        expected = model.generate(turn, max_new_tokens=12)
+        passes.clear()
+        assert torch.equal(model.generate(turn, max_new_tokens=12, **{CACHE_NAME: cache}), expected)
+        assert passes == [4] + [1] * 11
