@@ -40,7 +40,7 @@ class Family:
         of_ids: Further inputs that follow from the prompt's ids `[1, L]`.
         model_type: As its config says.
         special: What its language model brings beside plain attention.
-        has_sdpa: Whether its layers run torch's scaled_dot_product_attention.
+        has_sdpa: Whether all its parts, the tower included, run torch's scaled_dot_product_attention.
     """
 
     build: Callable[[Heads], PreTrainedModel]

@@ -176,7 +176,9 @@ FAMILIES = {
         _cohere2_vision, "cohere2_vision", squares(32, 4), special="sliding windows, layers without positions"
     ),
     "deepseek_vl": Family(_deepseek_vl, "deepseek_vl", squares(32, 16)),
-    "fast_vlm": Family(_fast_vlm, "fast_vlm", squares(64, 16), special="convolutional tower (not timm's own)"),
+    "fast_vlm": Family(
+        _fast_vlm, "fast_vlm", squares(64, 16), special="convolutional tower (not timm's own)", has_sdpa=False
+    ),
     "perception_lm": Family(_perception_lm, "perception_lm", _tiles_of_a_row, special="tower not timm's own"),
     "ovis2": Family(_ovis2, "ovis2", squares(32, 4, **FRAME), special="visual vocabulary"),
     "aria": Family(_aria, "aria", squares(32, 5), special="experts"),
