@@ -24,6 +24,7 @@ from lossless import assert_same_text
 from models import BUILDERS, make_draft, make_pair, make_prompt, make_target
 from vispec import cycles
 from vispec.graphs import Replayer, fingerprint, no_capture, why_not
+from vispec.target import Target
 from vispec.tree import TreeConfig
 
 GENERATE = import_module("vispec.generate")  # the package has a function of that name
@@ -93,6 +94,19 @@ def test_calls_of_all_rules_share_a_kept_cycle(kept: None) -> None:
         )
         assert torch.equal(ours, plain)
     assert Again.count == 4
+
+
+def test_rotary_offsets_void_graphs_only_where_their_tensor_is_another() -> None:
+    model = make_target("llama")
+    target, replayer = Target(model), Replayer(Again)
+    trees = (TreeConfig(),)
+    cycle = cycles.Cycle(target, make_draft(model).new_drafter(target, trees, 8), trees, 64, 1, replayer)
+    voids = []
+    for delta in (None, None, torch.zeros(1), torch.ones(1), torch.zeros(3, 1), None, None):
+        replayer.graphs["a tree"] = Again(lambda: torch.zeros(1))
+        cycle._set_rope_delta(delta)
+        voids.append(not replayer.graphs)
+    assert voids == [False, False, True, False, True, True, False]
 
 
 def test_larger_caches_void_graphs(kept: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,18 +210,24 @@ class Cycle:
         """The target's prefill is in the cache: let the drafter read the prompt, too."""
         self.chooser, self.clock = chooser, clock
         self.root_tokens.copy_(root_tokens)
-        if rope_delta is not None and self.rope_delta is not None and rope_delta.shape == self.rope_delta.shape:
-            self.rope_delta.copy_(rope_delta)
-        else:
-            self.rope_delta = None if rope_delta is None else rope_delta.clone()
-            if self.replayer is not None:
-                self.replayer.forget()
+        self._set_rope_delta(rope_delta)
         self.missed.num_rows.zero_()
         self.num_missed = 0
         with clock.stage("prefill"):
             self.drafter.prefill(prompt, root_tokens)
             self.cache.start_verifying()
         self.reserve(self.cache.get_seq_length())
+
+    def _set_rope_delta(self, rope_delta: Tensor | None) -> None:
+        """In place, so that graphs stay right; of another shape, or where there was none, they are void."""
+        if rope_delta is None and self.rope_delta is None:
+            return
+        if rope_delta is not None and self.rope_delta is not None and rope_delta.shape == self.rope_delta.shape:
+            self.rope_delta.copy_(rope_delta)
+            return
+        self.rope_delta = None if rope_delta is None else rope_delta.clone()
+        if self.replayer is not None:
+            self.replayer.forget()
 
     def has_room(self, length: int) -> bool:
         """Whether a cycle behind a text of `length` tokens needs no larger cache."""

@@ -7,27 +7,11 @@ import torch
 from torch import Tensor
 
 from cuda_host import Schedule, run_kernel, same_in_every_schedule, sweep
+from operator_cases import Candidates, random_candidates
 from vispec.ops import build_tree_reference
 
-Case = tuple[Tensor, Tensor, Tensor, Tensor]
 
-
-def random_candidates(batch_size: int, num_candidates: int, seed: int = 0, levels: float | None = None) -> Case:
-    """Root tokens and candidates whose parents come before them and outscore them; `levels`: scores tie often."""
-    draw = torch.Generator().manual_seed(seed)
-    root_tokens, tokens = (torch.randint(0, 10**12, (batch_size, n), generator=draw) for n in (1, num_candidates))
-    parents = torch.full((batch_size, num_candidates), -1, dtype=torch.int32)
-    scores = -torch.rand(batch_size, num_candidates, generator=draw)
-    if levels is not None:
-        scores = (scores * levels).ceil() / levels
-    for c in range(1, num_candidates):
-        parents[:, c] = torch.randint(-1, c, (batch_size,), generator=draw)
-        above = scores.gather(1, parents[:, c : c + 1].long().clamp(min=0))[:, 0]
-        scores[:, c] += torch.where(parents[:, c] >= 0, above, 0.0)
-    return root_tokens[:, 0].clone(), tokens, scores, parents
-
-
-def build(case: Case, num_nodes: int, schedules: list[Schedule]) -> list[Tensor]:
+def build(case: Candidates, num_nodes: int, schedules: list[Schedule]) -> list[Tensor]:
     root_tokens, candidate_tokens, candidate_scores, candidate_parents = case
     batch_size, num_candidates = candidate_tokens.shape
     num_words = (num_nodes + 63) // 64
@@ -57,7 +41,7 @@ def build(case: Case, num_nodes: int, schedules: list[Schedule]) -> list[Tensor]
     return same_in_every_schedule(run, schedules)
 
 
-def check(case: Case, num_nodes: int, schedules: list[Schedule]) -> list[Tensor]:
+def check(case: Candidates, num_nodes: int, schedules: list[Schedule]) -> list[Tensor]:
     outputs = build(case, num_nodes, schedules)
     for ours, reference in zip(outputs, build_tree_reference(*case, num_nodes), strict=True):
         torch.testing.assert_close(ours, reference, rtol=0, atol=0)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cuda_host import Schedule, byte_strides, make_struct, run_kernel, same_in_every_schedule, sweep
-from kv_cases import paths, random_parents, wide_cache
 from numerics import assert_same_bits
+from operator_cases import compact_case, copy_of
 from vispec.ops import compact_kv_reference
 
 # Rows of 128, 28, 256, 14, 24 and 40 bytes, cut out of wider ones: vectors of 2 and 4 bytes.
@@ -22,39 +22,6 @@ LAYERS = [
     (2, 131, 6, torch.float32),
     (4, 150, 20, torch.float16),
 ]
-
-
-def compact_case(batch_size: int, num_nodes: int, layers: list[Any], seed: int = 0) -> dict[str, Any]:
-    """A random path of a random tree for each sequence, one of them finished; layers of different shapes."""
-    draw = torch.Generator().manual_seed(seed)
-    width = num_nodes + 1
-    nodes = torch.zeros(batch_size, width, dtype=torch.int32)
-    num_accepted = torch.zeros(batch_size, dtype=torch.int32)
-    for seq in range(batch_size):
-        path = paths(random_parents(num_nodes, draw))[int(torch.randint(num_nodes, (), generator=draw))]
-        nodes[seq] = torch.tensor([*path, *[path[-1]] * (width - len(path))])
-        num_accepted[seq] = len(path) - 1
-    if batch_size > 2:
-        num_accepted[1] = -1
-    cache_len = torch.randint(0, 129 - num_nodes + 1, (batch_size,), generator=draw, dtype=torch.int32)
-    caches = [wide_cache(batch_size, heads, rows, dim, dtype, draw) for heads, rows, dim, dtype in layers]
-    k_caches, v_caches = (list(side) for side in zip(*caches, strict=True)) if caches else ([], [])
-    return {
-        "k_caches": k_caches,
-        "v_caches": v_caches,
-        "cache_len": cache_len,
-        "nodes": nodes,
-        "num_accepted": num_accepted,
-    }
-
-
-def copy_of(case: dict[str, Any]) -> dict[str, Any]:
-    """Tensors with the same strides."""
-
-    def move(tensor: Tensor) -> Tensor:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
-
-    return {name: [move(t) for t in value] if isinstance(value, list) else move(value) for name, value in case.items()}
 
 
 def compact(case: dict[str, Any], schedules: list[Schedule]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cuda_host import CSRC
+from cuda_host.build import wheel_folders
 
 # Every kernel on the path of a cycle whose cost is its bytes or products: what its machine code must hold.
 COPIES = r"LDGSTS\.E\.BYPASS\.128"  # cp.async of 16 bytes, past L1
@@ -28,7 +30,8 @@ FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Werror", "all-warnin
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name)
+    """Of the toolkit on the PATH, or of the wheels that the extra `test` brings."""
+    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(wheel_folders("bin")))
     if found is None:
         pytest.skip(f"no {name}: nvcc's machine code cannot be looked at")
     return found
@@ -40,7 +43,11 @@ def machine_code(source: Path, arch: str, folder: Path) -> dict[str, list[str]]:
     binary = folder / f"{source.stem}.{arch}.cubin"
     command = [tool("nvcc"), *FLAGS, f"-arch={arch}", "-cubin", "-o", str(binary), str(source)]
     subprocess.run(command, check=True)
-    text = subprocess.run([tool("cuobjdump"), "-sass", str(binary)], check=True, capture_output=True, text=True).stdout
+    # cuobjdump itself calls nvdisasm
+    folders = [str(Path(tool(name)).parent) for name in ("cuobjdump", "nvdisasm")]
+    environment = {**os.environ, "PATH": os.pathsep.join([*folders, os.environ["PATH"]])}
+    command = [tool("cuobjdump"), "-sass", str(binary)]
+    text = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     kernels = {}
     for function in text.split("Function : ")[1:]:
         name, _, body = function.partition("\n")

@@ -10,53 +10,13 @@ import torch
 from torch import Tensor
 
 from cuda_host import Schedule, run_kernel, same_in_every_schedule, sweep
+from operator_cases import OPTION_DTYPES, random_case, random_logits
 from vispec.ops import select_tokens, select_tokens_reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-OPTION_DTYPES = {
-    "temperature": torch.float32,
-    "top_k": torch.int32,
-    "top_p": torch.float32,
-    "min_p": torch.float32,
-    "repetition_penalty": torch.float32,
-}
 POINTERS = ("tokens", "parents", "positions", "seen", *OPTION_DTYPES, "seed", "row")
 CHUNK, GROUP = 8192, 64
 VOCAB_SIZES = [1, 3, 63, 64, 65, 160, 1000, 8191, 8192, 8193, 8256]
-
-
-def random_logits(
-    batch_size: int,
-    num_nodes: int,
-    vocab_size: int,
-    dtype: torch.dtype = torch.float32,
-    spread: float = 2,
-    wide: bool = False,
-) -> Tensor:
-    """`wide`: cut out of a wider, transposed buffer whose other entries are NaN."""
-    draw = torch.Generator().manual_seed(1000 * vocab_size + 10 * num_nodes + batch_size)
-    values = torch.randn(batch_size, num_nodes, vocab_size, generator=draw) * spread
-    if not wide:
-        return values.to(dtype)
-    buffer = torch.full((num_nodes, batch_size + 1, vocab_size + 3), torch.nan, dtype=dtype)
-    return buffer[:, :batch_size, 1 : vocab_size + 1].transpose(0, 1).copy_(values)
-
-
-def random_case(batch_size: int, num_nodes: int, vocab_size: int, **options: float) -> dict[str, Any]:
-    """A tree, positions, a history and, for each named option, its value for every sequence."""
-    draw = torch.Generator().manual_seed(vocab_size + num_nodes)
-    parents = torch.full((batch_size, num_nodes), -1, dtype=torch.int32)
-    for node in range(1, num_nodes):
-        parents[:, node] = torch.randint(0, node, (batch_size,), generator=draw)
-    words = (vocab_size + 31) // 32
-    return {
-        "tokens": torch.randint(0, vocab_size, (batch_size, num_nodes), generator=draw),
-        "parents": parents,
-        "positions": torch.randint(0, 2**31, (batch_size, num_nodes), generator=draw, dtype=torch.int32),
-        "seen": torch.randint(-(2**31), 2**31, (batch_size, words), generator=draw).int(),
-        "seed": torch.randint(-(2**63), 2**63 - 1, (batch_size,), generator=draw),
-        **{name: torch.full((batch_size,), value, dtype=OPTION_DTYPES[name]) for name, value in options.items()},
-    }
 
 
 def workspace_bytes(logits: Tensor, case: dict[str, Any]) -> int:

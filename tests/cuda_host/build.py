@@ -76,6 +76,13 @@ def compiler() -> str:
     return found
 
 
+def wheel_folders(name: str) -> list[str]:
+    """Of the CUDA wheels that are installed: their folders of headers ("include") or tools ("bin")."""
+    nvidia = importlib.util.find_spec("nvidia")
+    packages = nvidia.submodule_search_locations if nvidia else None
+    return [str(path) for package in packages or [] for path in Path(package).glob(f"cu*/{name}")]
+
+
 @functools.cache
 def toolkit_includes() -> list[str]:
     """Flags for the toolkit's headers: of nvcc where it is, else of the wheels that the extra `test` brings."""
@@ -84,11 +91,7 @@ def toolkit_includes() -> list[str]:
         command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
         folders = re.findall(r'"-I([^"]+)"', "".join(re.findall(r" INCLUDES=(.*)", call(command).stderr)))
     else:
-        nvidia = importlib.util.find_spec("nvidia")
-        packages = nvidia.submodule_search_locations if nvidia else None
-        folders = [
-            str(path.parent) for package in packages or [] for path in Path(package).glob("cu*/include/cuda_bf16.h")
-        ]
+        folders = wheel_folders("include")
     for header in ("cuda_bf16.h", "crt/host_defines.h", "nv/target"):
         if not any((Path(folder) / header).is_file() for folder in folders):
             raise MissingToolsError(f"no {header}: neither nvcc nor the wheels of the extra 'test' are installed")

@@ -9,26 +9,10 @@ import torch
 from torch import Tensor
 
 from golden_data import cases, golden
+from operator_cases import random_candidates
 from vispec.ops import build_tree, build_tree_reference
 
 CASE_NAMES = cases("tree_")
-
-
-def random_candidates(
-    batch_size: int, num_candidates: int, seed: int = 0, levels: float | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Root tokens and candidates whose parents come before them and outscore them; `levels`: scores tie often."""
-    draw = torch.Generator().manual_seed(seed)
-    root_tokens, tokens = (torch.randint(0, 10**12, (batch_size, n), generator=draw) for n in (1, num_candidates))
-    parents = torch.full((batch_size, num_candidates), -1, dtype=torch.int32)
-    scores = -torch.rand(batch_size, num_candidates, generator=draw)
-    if levels is not None:
-        scores = (scores * levels).ceil() / levels
-    for c in range(1, num_candidates):
-        parents[:, c] = torch.randint(-1, c, (batch_size,), generator=draw)
-        above = scores.gather(1, parents[:, c : c + 1].long().clamp(min=0))[:, 0]
-        scores[:, c] += torch.where(parents[:, c] >= 0, above, 0.0)
-    return root_tokens[:, 0], tokens, scores, parents
 
 
 def check(case: tuple[Tensor, Tensor, Tensor, Tensor], num_nodes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

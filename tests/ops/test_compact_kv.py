@@ -8,53 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from kv_cases import paths, random_parents, wide_cache
 from numerics import assert_same_bits
+from operator_cases import compact_case, copy_of
 from vispec.ops import compact_kv, compact_kv_reference
 
 LAYERS = [(2, 200, 64, torch.float16), (1, 130, 7, torch.float32), (3, 129, 128, torch.bfloat16)]
-
-
-def compact_case(batch_size: int, num_nodes: int, seed: int = 0) -> dict[str, Any]:
-    """A random path of a random tree for each sequence, one of them finished; layers of different shapes."""
-    draw = torch.Generator().manual_seed(seed)
-    width = num_nodes + 1
-    nodes = torch.zeros(batch_size, width, dtype=torch.int32)
-    num_accepted = torch.zeros(batch_size, dtype=torch.int32)
-    for seq in range(batch_size):
-        path = paths(random_parents(num_nodes, draw))[int(torch.randint(num_nodes, (), generator=draw))]
-        nodes[seq] = torch.tensor([*path, *[path[-1]] * (width - len(path))])
-        num_accepted[seq] = len(path) - 1
-    if batch_size > 2:
-        num_accepted[1] = -1
-    cache_len = torch.randint(0, 129 - num_nodes + 1, (batch_size,), generator=draw, dtype=torch.int32)
-    caches = [wide_cache(batch_size, heads, rows, dim, dtype, draw) for heads, rows, dim, dtype in LAYERS]
-    k_caches, v_caches = (list(side) for side in zip(*caches, strict=True))
-    return {
-        "k_caches": k_caches,
-        "v_caches": v_caches,
-        "cache_len": cache_len,
-        "nodes": nodes,
-        "num_accepted": num_accepted,
-    }
-
-
-def copy_of(case: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Tensors with the same strides on the device."""
-
-    def move(tensor: Tensor) -> Tensor:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device).copy_(tensor)
-
-    return {name: [move(t) for t in value] if isinstance(value, list) else move(value) for name, value in case.items()}
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("num_nodes", [1, 2, 30, 64, 65, 128])
 @pytest.mark.parametrize("batch_size", [0, 1, 4])
 def test_exactly_the_accepted_path(device: torch.device, batch_size: int, num_nodes: int, seed: int) -> None:
-    before = compact_case(batch_size, num_nodes, seed)
+    before = compact_case(batch_size, num_nodes, LAYERS, seed)
     after = copy_of(before, device)
     compact_kv(**after)
     expected = copy_of(before, torch.device("cpu"))
@@ -71,7 +37,7 @@ def test_exactly_the_accepted_path(device: torch.device, batch_size: int, num_no
 
 
 def test_finished_sequences_are_left_alone(device: torch.device) -> None:
-    before = compact_case(3, 20)
+    before = compact_case(3, 20, LAYERS)
     before["num_accepted"].fill_(-1)
     after = copy_of(before, device)
     compact_kv(**after)
@@ -103,7 +69,7 @@ def test_threads_move_the_same(set_threads: Callable[[int], None]) -> None:
 
 
 def test_opcheck_and_compile(device: torch.device) -> None:
-    case = copy_of(compact_case(3, 20), device)
+    case = copy_of(compact_case(3, 20, LAYERS), device)
     torch.library.opcheck(torch.ops.vispec.compact_kv.default, tuple(case.values()))
     eager = copy_of(case, device)
     compact_kv(**eager)

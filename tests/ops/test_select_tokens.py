@@ -4,52 +4,23 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from operator_cases import OPTION_DTYPES, random_case
+from operator_cases import random_logits as logits_of
 from vispec import _C
 from vispec.ops import select_tokens, select_tokens_reference
 from vispec.ops.select_tokens import philox
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-OPTION_DTYPES = {
-    "temperature": torch.float32,
-    "top_k": torch.int32,
-    "top_p": torch.float32,
-    "min_p": torch.float32,
-    "repetition_penalty": torch.float32,
-}
 VOCAB_SIZES = [1, 3, 63, 64, 65, 160, 1000, 4099]  # around blocks of 64 tokens and words of 32 bits
 
-
-def random_logits(
-    batch_size: int, num_nodes: int, vocab_size: int, dtype: torch.dtype = torch.float32, spread: float = 2
-) -> Tensor:
-    """Cut out of a wider, transposed buffer whose other entries are NaN."""
-    draw = torch.Generator().manual_seed(1000 * vocab_size + 10 * num_nodes + batch_size)
-    buffer = torch.full((num_nodes, batch_size + 1, vocab_size + 3), torch.nan, dtype=dtype)
-    logits = buffer[:, :batch_size, 1 : vocab_size + 1].transpose(0, 1)
-    return logits.copy_(torch.randn(batch_size, num_nodes, vocab_size, generator=draw) * spread)
-
-
-def random_case(batch_size: int, num_nodes: int, vocab_size: int, **options: float) -> dict[str, Any]:
-    """A tree, positions, a history and, for each named option, its value for every sequence."""
-    draw = torch.Generator().manual_seed(vocab_size + num_nodes)
-    parents = torch.full((batch_size, num_nodes), -1, dtype=torch.int32)
-    for node in range(1, num_nodes):
-        parents[:, node] = torch.randint(0, node, (batch_size,), generator=draw)
-    words = (vocab_size + 31) // 32
-    return {
-        "tokens": torch.randint(0, vocab_size, (batch_size, num_nodes), generator=draw),
-        "parents": parents,
-        "positions": torch.randint(0, 2**31, (batch_size, num_nodes), generator=draw, dtype=torch.int32),
-        "seen": torch.randint(-(2**31), 2**31, (batch_size, words), generator=draw).int(),
-        "seed": torch.randint(-(2**63), 2**63 - 1, (batch_size,), generator=draw),
-        **{name: torch.full((batch_size,), value, dtype=OPTION_DTYPES[name]) for name, value in options.items()},
-    }
+random_logits = partial(logits_of, wide=True)
 
 
 def check(logits: Tensor, case: dict[str, Any]) -> Tensor:
