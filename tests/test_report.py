@@ -15,10 +15,10 @@ from PIL import Image
 from tiny_pair import save_tiny_pair
 from vispec.cli import main
 from vispec.comparison import Answer, Comparison, Origin, token_texts
-from vispec.decoding import STAGES, Speculation
 from vispec.pair.tokenizer import load_tokenizer
 from vispec.report import Report, Subject, check_report_file, render_html, write_report
 from vispec.report_png import DRAFTED, OWN, draw_report
+from vispec.speculation import STAGES, Speculation
 from vispec.tree import TreeConfig
 
 ANSWER = "A <b>red</b> cross & a star.\nThe rest is bare: é図🙂"

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from vispec.auto import CANDIDATES
-from vispec.decoding import STAGES, Speculation
+from vispec.speculation import STAGES, Speculation
 from vispec.tree import TreeConfig
 
 

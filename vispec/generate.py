@@ -10,60 +10,41 @@ from dataclasses import dataclass, replace
 from types import MethodType, TracebackType
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
-from transformers.generation.logits_process import (
-    ClassifierFreeGuidanceLogitsProcessor,
-    LogitsProcessorList,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
-)
+from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from vispec.arguments import (
+    as_keywords,
+    check_draft,
+    check_inputs,
+    check_mask,
+    check_mode,
+    check_options,
+    check_processors,
+)
 from vispec.auto import AUTO, auto_plan
 from vispec.cache import CACHE_NAME
 from vispec.cycles import borrowed_cycle, new_cycle
-from vispec.decoding import Cycle, Decoded, Speculation, decode
+from vispec.decoding import Cycle, Decoded, decode
 from vispec.draft.checkpoint import Draft
 from vispec.probe import check_verification
 from vispec.processors import PathChoice
 from vispec.sampling import Rules, draw_seed, rules_of
+from vispec.speculation import Speculation
 from vispec.target import Target
 from vispec.text import Stops, Text, with_stop_strings
 from vispec.tree import NoTree, Plan, SameTree, TreeConfig
 
 MAX_FIRST_ROWS = 1024  # of new tokens, allocated before decoding; longer texts grow the caches
 
-GUIDANCE = (ClassifierFreeGuidanceLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
 PATH_WARNING = (
     "vispec: cycles run without CUDA graphs: logits processors other than temperature, top_k, top_p, min_p and "
     "repetition_penalty, output_scores and output_logits need each token on the host"
 )
-
-# options of `generate` that change the result and are not supported, with the values that are
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "assistant_model": (None,),
-    "assistant_tokenizer": (None,),
-    "cache_implementation": (None, "dynamic"),
-    "guidance_scale": (None, 1, 1.0),
-    "inputs_embeds": (None,),
-    "negative_prompt_ids": (None,),
-    "num_beams": (None, 1),
-    "num_return_sequences": (None, 1),
-    "output_attentions": (None, False),
-    "output_hidden_states": (None, False),
-    "past_key_values": (None,),
-    "penalty_alpha": (None, 0, 0.0),
-    "pixel_values_videos": (None,),
-    "prefill_chunk_size": (None,),
-    "prompt_lookup_num_tokens": (None,),
-    "synced_gpus": (None, False),
-    "token_healing": (None, False),
-    "use_cache": (None, True),
-    CACHE_NAME: (None,),
-}
 
 
 @dataclass
@@ -99,7 +80,7 @@ def generate(
         TypeError, ValueError: an argument is not as above; `model.generate` does not know a keyword.
         NotImplementedError: the model's family or an option is not supported. Nothing is ignored in silence.
     """
-    return _Accelerator(model, draft, tree).generate(_as_keywords(inputs, generate_kwargs))
+    return _Accelerator(model, draft, tree).generate(as_keywords(inputs, generate_kwargs))
 
 
 class accelerate:
@@ -120,7 +101,7 @@ class accelerate:
         *,
         tree: TreeConfig | Literal["auto"] = TreeConfig(),  # noqa: B008
     ) -> None:
-        _check_draft(draft)
+        check_draft(draft)
         accelerator = _Accelerator(model, draft, tree)
         draft.check_target(accelerator.target)
         if "generate" in vars(model):
@@ -160,7 +141,7 @@ class _Accelerator:
         self.target = Target(model)
         self.target.check_device()
         if draft is not None:
-            _check_draft(draft)
+            check_draft(draft)
         if not isinstance(tree, TreeConfig) and tree != AUTO:
             wrong = ValueError if isinstance(tree, str) else TypeError
             raise wrong(f'tree: expected a vispec.TreeConfig or "{AUTO}", got {tree!r}')
@@ -171,14 +152,14 @@ class _Accelerator:
     def generate(self, keywords: dict[str, Any]) -> Tensor | SpeculativeOutput:
         """Check everything, then let `model.generate` prepare inputs and call back."""
         target, model = self.target, self.target.model
-        _check_mode(target)
+        check_mode(target)
         if self.draft is not None:
             self.draft.check_target(target)
-        _check_options(model, keywords)
+        check_options(model, keywords)
         generator, streamer = keywords.get("generator"), keywords.get("streamer")
         keywords = {name: value for name, value in keywords.items() if name not in ("custom_generate", "generator")}
         keywords = with_stop_strings(model, keywords)
-        _check_inputs(target, keywords)
+        check_inputs(target, keywords)
 
         def custom_generate(
             model: PreTrainedModel,
@@ -191,8 +172,8 @@ class _Accelerator:
             mode = generation_config.get_generation_mode()
             if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
                 raise NotImplementedError(f"expected greedy search or sampling, got {mode}")
-            _check_processors(logits_processor)
-            _check_mask(input_ids, model_kwargs.get("attention_mask"))  # generate makes one where it sees pad tokens
+            check_processors(logits_processor)
+            check_mask(input_ids, model_kwargs.get("attention_mask"))  # generate makes one where it sees pad tokens
             wants_more = generation_config.return_dict_in_generate
             text = Text(
                 input_ids,
@@ -259,104 +240,3 @@ class _Accelerator:
             return
         with borrowed_cycle(self.target, self.draft, plan.trees, batch_size, length, budget) as cycle:
             yield plan, cycle
-
-
-def _check_draft(draft: Any) -> None:
-    if not isinstance(draft, Draft):
-        raise TypeError(f"draft: expected a draft from vispec.load_draft, got {type(draft).__name__}")
-
-
-def _as_keywords(inputs: Mapping[str, Any] | Tensor, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(inputs, Tensor):
-        inputs = {"input_ids": inputs}
-    if not isinstance(inputs, Mapping):
-        raise TypeError(f"inputs: expected a mapping or a tensor of token ids, got {type(inputs).__name__}")
-    twice = sorted(inputs.keys() & generate_kwargs.keys())
-    if twice:
-        raise TypeError(f"{twice[0]}: given in inputs and as a keyword")
-    return {**inputs, **generate_kwargs}
-
-
-def _check_mode(target: Target) -> None:
-    training = next((name for name, module in target.model.named_modules() if module.training), None)
-    if training is not None:
-        where = f" in {training}" if training else ""
-        raise ValueError(f"model: expected eval mode, got training mode{where} (dropout would change the text)")
-    if torch.is_autocast_enabled(target.device.type):
-        raise NotImplementedError("torch.autocast is not supported yet; load the model in the dtype it is to run in")
-
-
-def _check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
-    if keywords.get("custom_generate") is not None:
-        raise NotImplementedError("custom_generate: vispec is one itself, and only one can decode")
-    generator = keywords.get("generator")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
-    config = keywords.get("generation_config")
-    if config is not None and not isinstance(config, GenerationConfig):
-        raise TypeError(f"generation_config: expected a GenerationConfig, got {type(config).__name__}")
-    for name, supported in _ONLY.items():
-        value = keywords.get(name)
-        for source in (config, model.generation_config):
-            value = getattr(source, name, None) if value is None else value
-        is_plain = isinstance(value, (bool, int, float, str))
-        if not any(value is option or (is_plain and value == option) for option in supported):
-            shown = repr(value) if is_plain else type(value).__name__
-            raise NotImplementedError(f"{name}={shown} is not supported yet")
-
-
-def _check_processors(processors: LogitsProcessorList) -> None:
-    for processor in processors:
-        if isinstance(
-            processor, (ClassifierFreeGuidanceLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
-        ):
-            raise NotImplementedError(
-                f"logits_processor: {type(processor).__name__} runs the model beside it or on twice the batch, "
-                "which is not supported; call the model's own generate"
-            )
-
-
-def _check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:
-    """What transformers would find late, or not at all."""
-    ids = keywords.get("inputs") if keywords.get("input_ids") is None else keywords["input_ids"]
-    if not isinstance(ids, Tensor):
-        raise TypeError(f"input_ids: expected a tensor of token ids, got {type(ids).__name__}")
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"input_ids: expected int64 token ids, got {ids.dtype}")
-    if ids.ndim != 2 or not ids.numel():
-        raise ValueError(f"input_ids: expected a prompt of at least one token, [1, L], got {list(ids.shape)}")
-    if ids.shape[0] != 1:
-        raise NotImplementedError(f"input_ids: batches are not supported yet, expected [1, L], got {list(ids.shape)}")
-    for name in ("input_ids", "inputs", "attention_mask", "position_ids", "pixel_values"):
-        value = keywords.get(name)
-        if isinstance(value, Tensor) and value.device != target.device:
-            raise ValueError(f"{name}: expected the model's device {target.device}, got {value.device}")
-    if ids.min() < 0 or ids.max() >= target.vocab_size:
-        bad = ids[(ids < 0) | (ids >= target.vocab_size)][0].item()
-        raise ValueError(f"input_ids: expected ids from 0 to {target.vocab_size - 1}, got {bad}")
-    _check_mask(ids, keywords.get("attention_mask"))
-    _check_placeholders(target, ids, keywords)
-
-
-def _check_mask(ids: Tensor, mask: Tensor | None) -> None:
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"attention_mask: expected a tensor, got {type(mask).__name__}")
-    if mask.shape != ids.shape:
-        raise ValueError(f"attention_mask: expected the shape of input_ids {list(ids.shape)}, got {list(mask.shape)}")
-    if not (mask == 1).all():
-        raise NotImplementedError(
-            "attention_mask: padding is not supported yet, expected ones; without a mask, generate takes tokens with "
-            "pad_token_id for padding"
-        )
-
-
-def _check_placeholders(target: Target, ids: Tensor, keywords: Mapping[str, Any]) -> None:
-    """Positions of images that are not there, and of videos."""
-    image, video = target.image_token_id, getattr(target.model.config, "video_token_id", None)
-    if video is not None and (ids == video).any():
-        raise NotImplementedError(f"input_ids: holds video tokens (id {video}), videos are not supported yet")
-    has_images = any(keywords.get(name) is not None for name in ("pixel_values", "mm_encoder_outputs"))
-    if image is not None and not has_images and (ids == image).any():
-        raise ValueError(f"input_ids: holds image tokens (id {image}), but there are no pixel_values")

@@ -1,0 +1,142 @@
+"""What `generate` is called with: all that is wrong or not supported is said before work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation.logits_process import (
+    ClassifierFreeGuidanceLogitsProcessor,
+    LogitsProcessorList,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+
+from vispec.cache import CACHE_NAME
+from vispec.draft.checkpoint import Draft
+from vispec.target import Target
+
+GUIDANCE = (ClassifierFreeGuidanceLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
+# options of `generate` that change the result and are not supported, with the values that are
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "assistant_model": (None,),
+    "assistant_tokenizer": (None,),
+    "cache_implementation": (None, "dynamic"),
+    "guidance_scale": (None, 1, 1.0),
+    "inputs_embeds": (None,),
+    "negative_prompt_ids": (None,),
+    "num_beams": (None, 1),
+    "num_return_sequences": (None, 1),
+    "output_attentions": (None, False),
+    "output_hidden_states": (None, False),
+    "past_key_values": (None,),
+    "penalty_alpha": (None, 0, 0.0),
+    "pixel_values_videos": (None,),
+    "prefill_chunk_size": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "synced_gpus": (None, False),
+    "token_healing": (None, False),
+    "use_cache": (None, True),
+    CACHE_NAME: (None,),
+}
+
+
+def check_draft(draft: Any) -> None:
+    if not isinstance(draft, Draft):
+        raise TypeError(f"draft: expected a draft from vispec.load_draft, got {type(draft).__name__}")
+
+
+def as_keywords(inputs: Mapping[str, Any] | Tensor, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(inputs, Tensor):
+        inputs = {"input_ids": inputs}
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs: expected a mapping or a tensor of token ids, got {type(inputs).__name__}")
+    twice = sorted(inputs.keys() & generate_kwargs.keys())
+    if twice:
+        raise TypeError(f"{twice[0]}: given in inputs and as a keyword")
+    return {**inputs, **generate_kwargs}
+
+
+def check_mode(target: Target) -> None:
+    training = next((name for name, module in target.model.named_modules() if module.training), None)
+    if training is not None:
+        where = f" in {training}" if training else ""
+        raise ValueError(f"model: expected eval mode, got training mode{where} (dropout would change the text)")
+    if torch.is_autocast_enabled(target.device.type):
+        raise NotImplementedError("torch.autocast is not supported yet; load the model in the dtype it is to run in")
+
+
+def check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
+    if keywords.get("custom_generate") is not None:
+        raise NotImplementedError("custom_generate: vispec is one itself, and only one can decode")
+    generator = keywords.get("generator")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
+    config = keywords.get("generation_config")
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise TypeError(f"generation_config: expected a GenerationConfig, got {type(config).__name__}")
+    for name, supported in _ONLY.items():
+        value = keywords.get(name)
+        for source in (config, model.generation_config):
+            value = getattr(source, name, None) if value is None else value
+        is_plain = isinstance(value, (bool, int, float, str))
+        if not any(value is option or (is_plain and value == option) for option in supported):
+            shown = repr(value) if is_plain else type(value).__name__
+            raise NotImplementedError(f"{name}={shown} is not supported yet")
+
+
+def check_processors(processors: LogitsProcessorList) -> None:
+    for processor in processors:
+        if isinstance(processor, GUIDANCE):
+            raise NotImplementedError(
+                f"logits_processor: {type(processor).__name__} runs the model beside it or on twice the batch, "
+                "which is not supported; call the model's own generate"
+            )
+
+
+def check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:
+    """What transformers would find late, or not at all."""
+    ids = keywords.get("inputs") if keywords.get("input_ids") is None else keywords["input_ids"]
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"input_ids: expected a tensor of token ids, got {type(ids).__name__}")
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"input_ids: expected int64 token ids, got {ids.dtype}")
+    if ids.ndim != 2 or not ids.numel():
+        raise ValueError(f"input_ids: expected a prompt of at least one token, [1, L], got {list(ids.shape)}")
+    if ids.shape[0] != 1:
+        raise NotImplementedError(f"input_ids: batches are not supported yet, expected [1, L], got {list(ids.shape)}")
+    for name in ("input_ids", "inputs", "attention_mask", "position_ids", "pixel_values"):
+        value = keywords.get(name)
+        if isinstance(value, Tensor) and value.device != target.device:
+            raise ValueError(f"{name}: expected the model's device {target.device}, got {value.device}")
+    if ids.min() < 0 or ids.max() >= target.vocab_size:
+        bad = ids[(ids < 0) | (ids >= target.vocab_size)][0].item()
+        raise ValueError(f"input_ids: expected ids from 0 to {target.vocab_size - 1}, got {bad}")
+    check_mask(ids, keywords.get("attention_mask"))
+    _check_placeholders(target, ids, keywords)
+
+
+def check_mask(ids: Tensor, mask: Tensor | None) -> None:
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"attention_mask: expected a tensor, got {type(mask).__name__}")
+    if mask.shape != ids.shape:
+        raise ValueError(f"attention_mask: expected the shape of input_ids {list(ids.shape)}, got {list(mask.shape)}")
+    if not (mask == 1).all():
+        raise NotImplementedError(
+            "attention_mask: padding is not supported yet, expected ones; without a mask, generate takes tokens with "
+            "pad_token_id for padding"
+        )
+
+
+def _check_placeholders(target: Target, ids: Tensor, keywords: Mapping[str, Any]) -> None:
+    """Positions of images that are not there, and of videos."""
+    image, video = target.image_token_id, getattr(target.model.config, "video_token_id", None)
+    if video is not None and (ids == video).any():
+        raise NotImplementedError(f"input_ids: holds video tokens (id {video}), videos are not supported yet")
+    has_images = any(keywords.get(name) is not None for name in ("pixel_values", "mm_encoder_outputs"))
+    if image is not None and not has_images and (ids == image).any():
+        raise ValueError(f"input_ids: holds image tokens (id {image}), but there are no pixel_values")
