@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from typing import Any
 
 import pytest
@@ -15,10 +14,10 @@ from transformers.cache_utils import Cache, StaticCache
 import models
 import vispec
 from refusal import refused
+from vispec.arguments import SUPPORTED_VALUES
 from vispec.cache import CACHE_NAME
 
 IDS = torch.tensor([[5, 9, 14, 20]])
-ONLY: dict[str, tuple[Any, ...]] = vars(sys.modules["vispec.generate"])["_ONLY"]
 Pair = tuple[PreTrainedModel, vispec.Draft]
 
 
@@ -79,7 +78,7 @@ def llama() -> Pair:
 
 
 def test_every_option_is_tried() -> None:
-    assert VALUES.keys() == ONLY.keys()
+    assert VALUES.keys() == SUPPORTED_VALUES.keys()
 
 
 @pytest.mark.parametrize(("name", "value"), CASES, ids=name_of)
@@ -112,12 +111,12 @@ def test_in_a_generation_config(llama: Pair, name: str, value: Any) -> None:
         model.generation_config = own
 
 
-@pytest.mark.parametrize("name", ONLY)
+@pytest.mark.parametrize("name", SUPPORTED_VALUES)
 def test_values_that_say_off(llama: Pair, name: str) -> None:
     """All but None for the two that plain generate compares with a number."""
     model, draft = llama
     plain = model.generate(IDS, max_new_tokens=5)
-    for value in set(ONLY[name]) - ({None} if name in ("num_beams", "num_return_sequences") else set()):
+    for value in set(SUPPORTED_VALUES[name]) - ({None} if name in ("num_beams", "num_return_sequences") else set()):
         assert torch.equal(vispec.generate(model, draft, IDS, max_new_tokens=5, **{name: value}), plain)
 
 

@@ -20,7 +20,7 @@ from vispec.target import Target
 
 GUIDANCE = (ClassifierFreeGuidanceLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
 # options of `generate` that change the result and are not supported, with the values that are
-_ONLY: dict[str, tuple[Any, ...]] = {
+SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "assistant_model": (None,),
     "assistant_tokenizer": (None,),
     "cache_implementation": (None, "dynamic"),
@@ -77,7 +77,7 @@ def check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
     config = keywords.get("generation_config")
     if config is not None and not isinstance(config, GenerationConfig):
         raise TypeError(f"generation_config: expected a GenerationConfig, got {type(config).__name__}")
-    for name, supported in _ONLY.items():
+    for name, supported in SUPPORTED_VALUES.items():
         value = keywords.get(name)
         for source in (config, model.generation_config):
             value = getattr(source, name, None) if value is None else value
