@@ -62,6 +62,7 @@ def golden_prompt(recorded: dict[str, Tensor]) -> tuple[Prompt, Tensor]:
         embeds=recorded["inputs_embeds"][None],
         features=recorded["target_hidden"][None],
         images=[list(zip(starts, ends, strict=True))],
+        starts=[0],
     )
     return prompt, recorded["input_ids"][-1:].long()
 

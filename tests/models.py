@@ -6,6 +6,7 @@ The families are in `families`, those that nearly every test runs in `BUILDERS`.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -113,3 +114,17 @@ def make_prompt_and_runs(
             ids += [rng.randrange(3, IMAGE_TOKEN) for _ in range(rng.randint(1, most_text))]
     inputs = {"input_ids": torch.tensor([ids]), **(images.inputs if images else {})}
     return {**inputs, **family.of_ids(inputs["input_ids"])}, runs
+
+
+def make_batch(prompts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Prompts of one family, padded on the left as a processor does it; images one after the other."""
+    longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
+    prompts = [{**prompt, "attention_mask": torch.ones_like(prompt["input_ids"])} for prompt in prompts]
+    batch: dict[str, Tensor] = {}
+    for name in {name: None for prompt in prompts for name in prompt}:
+        rows = [prompt[name] for prompt in prompts if name in prompt]
+        by_token = all(p[name].shape == p["input_ids"].shape for p in prompts if name in p)
+        if by_token:
+            rows = [torch.nn.functional.pad(row, (longest - row.shape[1], 0)) for row in rows]
+        batch[name] = torch.cat(rows)
+    return batch

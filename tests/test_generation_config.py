@@ -47,7 +47,6 @@ GREEDY: dict[str, dict[str, Any]] = {
     "pad_token_id": {"pad_token_id": 3},
     "bos_token_id": {"bos_token_id": 3},
     "eos_token_id": {"eos_token_id": ENDS},
-    "num_return_sequences": {"num_return_sequences": 1},
     "guidance_scale": {"guidance_scale": 1.0},
     "token_healing": {"token_healing": False},
     "penalty_alpha": {"penalty_alpha": 0.0},
@@ -85,12 +84,12 @@ SAMPLED: dict[str, Any] = {
     "typical_p": 0.5,
     "epsilon_cutoff": 0.05,
     "eta_cutoff": 0.05,
+    "num_return_sequences": 3,
 }
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "num_beams": (2, NotImplementedError, "num_beams=2 is not supported yet"),
     "use_cache": (False, NotImplementedError, "use_cache=False is not supported yet"),
     "cache_implementation": ("static", NotImplementedError, "cache_implementation='static' is not supported yet"),
-    "num_return_sequences": (2, NotImplementedError, "num_return_sequences=2 is not supported yet"),
     "guidance_scale": (1.5, NotImplementedError, "guidance_scale=1.5 is not supported yet"),
     "token_healing": (True, NotImplementedError, "token_healing=True is not supported yet"),
     "penalty_alpha": (0.6, NotImplementedError, "penalty_alpha=0.6 is not supported yet"),

@@ -56,12 +56,11 @@ IDS_WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "float": (IDS.float(), ValueError, "input_ids: expected int64 token ids, got torch.float32"),
     "bool": (IDS > 7, ValueError, "input_ids: expected int64 token ids, got torch.bool"),
     "bytes": (IDS.to(torch.uint8), ValueError, "input_ids: expected int64 token ids, got torch.uint8"),
-    "one row": (IDS[0], ValueError, "input_ids: expected a prompt of at least one token, [1, L], got [4]"),
-    "three axes": (IDS[None], ValueError, "[1, L], got [1, 1, 4]"),
-    "scalar": (torch.tensor(5), ValueError, "[1, L], got []"),
-    "empty": (IDS[:, :0], ValueError, "input_ids: expected a prompt of at least one token, [1, L], got [1, 0]"),
+    "one row": (IDS[0], ValueError, "input_ids: expected prompts of at least one token, [B, L], got [4]"),
+    "three axes": (IDS[None], ValueError, "[B, L], got [1, 1, 4]"),
+    "scalar": (torch.tensor(5), ValueError, "[B, L], got []"),
+    "empty": (IDS[:, :0], ValueError, "input_ids: expected prompts of at least one token, [B, L], got [1, 0]"),
     "no rows": (IDS[:0], ValueError, "got [0, 4]"),
-    "batch": (IDS.repeat(2, 1), NotImplementedError, "batches are not supported yet, expected [1, L], got [2, 4]"),
     "too large": (torch.tensor([[5, 160]]), ValueError, "input_ids: expected ids from 0 to 159, got 160"),
     "negative": (torch.tensor([[5, -1, 7]]), ValueError, "input_ids: expected ids from 0 to 159, got -1"),
     "int32 too large": (torch.tensor([[2**31 - 1]]).int(), ValueError, "got 2147483647"),
@@ -80,9 +79,10 @@ def test_wrong_ids(llama: Pair, case: str) -> None:
 
 
 MASKS_WRONG: dict[str, tuple[Any, type[Exception], str]] = {
-    "left padding": (torch.tensor([[0, 1, 1, 1]]), NotImplementedError, "attention_mask: padding is not supported yet"),
-    "hole": (torch.tensor([[1, 1, 0, 1]]), NotImplementedError, "attention_mask: padding is not supported yet"),
-    "all zero": (torch.zeros_like(IDS), NotImplementedError, "attention_mask: padding is not supported yet"),
+    "right padding": (torch.tensor([[1, 1, 1, 0]]), ValueError, "attention_mask: expected padding on the left alone"),
+    "hole": (torch.tensor([[1, 1, 0, 1]]), ValueError, "attention_mask: expected padding on the left alone"),
+    "all zero": (torch.zeros_like(IDS), ValueError, "attention_mask: expected padding on the left alone"),
+    "counts": (torch.tensor([[1, 1, 2, 1]]), ValueError, "attention_mask: expected padding on the left alone"),
     "shorter": (torch.ones(1, 3), ValueError, "attention_mask: expected the shape of input_ids [1, 4], got [1, 3]"),
     "four axes": (torch.ones(1, 1, 4, 4), ValueError, "attention_mask: expected the shape of input_ids [1, 4]"),
     "list": ([[1, 1, 1, 1]], TypeError, "attention_mask: expected a tensor, got list"),
@@ -100,7 +100,7 @@ def test_wrong_mask(llama: Pair, case: str) -> None:
 def test_padding_that_generate_infers(llama: Pair) -> None:
     """Without a mask, transformers masks every pad token of a prompt; with one it does not."""
     ids = torch.tensor([[5, 0, 6, 7]])  # 0 is pad_token_id
-    with refused(llama[0], NotImplementedError, "attention_mask: padding", "pad_token_id"):
+    with refused(llama[0], ValueError, "attention_mask: expected padding on the left", "pad_token_id"):
         vispec.generate(*llama, ids, max_new_tokens=5)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     plain = llama[0].generate(**inputs, max_new_tokens=5)

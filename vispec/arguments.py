@@ -28,7 +28,6 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "inputs_embeds": (None,),
     "negative_prompt_ids": (None,),
     "num_beams": (None, 1),
-    "num_return_sequences": (None, 1),
     "output_attentions": (None, False),
     "output_hidden_states": (None, False),
     "past_key_values": (None,),
@@ -104,9 +103,7 @@ def check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:
     if ids.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"input_ids: expected int64 token ids, got {ids.dtype}")
     if ids.ndim != 2 or not ids.numel():
-        raise ValueError(f"input_ids: expected a prompt of at least one token, [1, L], got {list(ids.shape)}")
-    if ids.shape[0] != 1:
-        raise NotImplementedError(f"input_ids: batches are not supported yet, expected [1, L], got {list(ids.shape)}")
+        raise ValueError(f"input_ids: expected prompts of at least one token, [B, L], got {list(ids.shape)}")
     for name in ("input_ids", "inputs", "attention_mask", "position_ids", "pixel_values"):
         value = keywords.get(name)
         if isinstance(value, Tensor) and value.device != target.device:
@@ -125,10 +122,11 @@ def check_mask(ids: Tensor, mask: Tensor | None) -> None:
         raise TypeError(f"attention_mask: expected a tensor, got {type(mask).__name__}")
     if mask.shape != ids.shape:
         raise ValueError(f"attention_mask: expected the shape of input_ids {list(ids.shape)}, got {list(mask.shape)}")
-    if not (mask == 1).all():
-        raise NotImplementedError(
-            "attention_mask: padding is not supported yet, expected ones; without a mask, generate takes tokens with "
-            "pad_token_id for padding"
+    is_token = mask == 1
+    if not ((is_token | (mask == 0)).all() and (is_token[:, :-1] <= is_token[:, 1:]).all() and is_token[:, -1].all()):
+        raise ValueError(
+            "attention_mask: expected padding on the left alone: zeros and then ones in each row, with a one at its "
+            "end; without a mask, generate takes tokens with pad_token_id for padding"
         )
 
 

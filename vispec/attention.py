@@ -44,6 +44,7 @@ class Verification:
 
     cache_len: Tensor  # int32 [B], rows before the tree
     ancestors: Tensor  # int64 [B, N, W]
+    kv_start: Tensor | None = None  # int32 [B], rows of left padding
 
 
 _verification: ContextVar[Verification | None] = ContextVar("vispec_verification", default=None)
@@ -162,6 +163,7 @@ def tree_attention_forward(
         value,
         verification.cache_len,
         verification.ancestors,
+        kv_start=verification.kv_start,
         scale=scaling,
         softcap=softcap,
         sliding_window=sliding_window,

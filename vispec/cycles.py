@@ -69,8 +69,7 @@ def new_cycle(
 ) -> Cycle:
     """A cycle for one call, run as it is; without a draft for no `trees` at all."""
     drafter: Drafter = NoDrafter(target) if draft is None else draft.new_drafter(target, trees, budget)
-    capacity = prompt_length + budget + max((tree.num_nodes for tree in trees), default=1)
-    return Cycle(target, drafter, trees, capacity, batch_size)
+    return Cycle(target, drafter, trees, _capacity(trees, prompt_length + budget), batch_size)
 
 
 @contextmanager
@@ -85,7 +84,7 @@ def kept_cycle(
 ) -> Iterator[Cycle]:
     """The draft's kept cycle if it fits, else a new one that is kept for the next call."""
     mark = (fingerprint(target.model), tuple(trees), batch_size)
-    capacity = prompt_length + budget + max(tree.num_nodes for tree in trees)
+    capacity = _capacity(trees, prompt_length + budget)
     borrowed = cast(Target, weakref.proxy(target))
     kept = _kept.pop(draft, None)
     if kept is not None and kept[0] == mark and kept[1].cache.capacity >= capacity:
@@ -99,3 +98,8 @@ def kept_cycle(
         cycle = Cycle(borrowed, drafter, trees, capacity, batch_size, Replayer(capture))
     yield cycle
     _kept[draft] = mark, cycle  # not after an error: who knows its state
+
+
+def _capacity(trees: Sequence[TreeConfig], length: int) -> int:
+    """Rows for texts of `length` tokens, the tree behind them, and what a sequence accepts past its end."""
+    return length + max((tree.num_nodes + tree.max_accepted for tree in trees), default=1)

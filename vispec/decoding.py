@@ -10,8 +10,9 @@
 One cycle is one call, `Cycle.launch(tree)`: what it does is a function of the tree's size and of tensors that persist
 and are changed in place, so a GPU replays it as one graph a size (`vispec.graphs`), and may begin the next one before
 the host has read the last. Between two cycles the host reads a record, makes room, and is told the next tree by a
-`Plan`. Where the plan drafts nothing, the root alone is verified, and the drafter reads the tokens that it missed when
-it is asked again. It does not know which drafter it runs.
+`Plan`. Sequences of a batch advance at their own rate, and one that has finished stands still. Where the plan drafts
+nothing, the root alone is verified, and the drafter reads the tokens that it missed when it is asked again. It does not
+know which drafter it runs.
 """
 
 from __future__ import annotations
@@ -33,12 +34,15 @@ from vispec.sampling import Choice, Chooser
 from vispec.speculation import Clock, Speculation
 from vispec.target import Prompt, Target, rope_delta
 from vispec.text import Text
-from vispec.tree import Plan, TreeConfig, root_alone
+from vispec.tree import Plan, TreeConfig, chain, root_alone
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Sequences (prompt first) int64 `[B, L + emitted]`, the statistics, and the cache of all but the last token."""
+    """Sequences (prompt first) int64 `[B, L + emitted]`, the statistics, and the cache of all but the last token.
+
+    The cache lacks what a sequence that finished early went on with, unless it was asked for.
+    """
 
     sequences: Tensor
     speculation: Speculation
@@ -86,9 +90,9 @@ class _Missed:
         self.features.index_copy_(1, self.num_rows, features)
         self.num_rows += 1
 
-    def feed(self, drafter: Drafter) -> None:
-        """Have the drafter read them; none are missed then."""
-        last = (self.num_rows - 1).int().expand(self.tokens.shape[0])
+    def feed(self, drafter: Drafter, is_active: Tensor) -> None:
+        """Have the drafter read them, of active sequences; none are missed then."""
+        last = torch.where(is_active, self.num_rows - 1, -1).int()
         drafter.update(self.tokens, self.features, last)
         self.num_rows.zero_()
 
@@ -96,8 +100,9 @@ class _Missed:
 class Cycle:
     """One cycle of one prompt, and all that it works on.
 
-    Persistent: `root_tokens` int64 `[B]` (the last token of each text, which no cache holds yet), `choice`, the
-    target's cache, the drafter's own state, the missed tokens. `reserve` may replace buffers of the caches by larger
+    Persistent: `root_tokens` int64 `[B]` (the last token of each text, which no cache holds yet), `kv_start` int32
+    `[B]` (cache rows of left padding), `is_active` bool `[B]` (sequences that go on), `choice`, the target's cache, the
+    drafter's own state, the missed tokens. `reserve` may replace buffers of the caches by larger
     ones. After `renew` another prompt may follow.
 
     Args:
@@ -123,6 +128,8 @@ class Cycle:
         self.choice = Choice(batch_size, target.vocab_size, target.device)
         self.chooser: Chooser = self.choice
         self.root_tokens = torch.zeros(batch_size, dtype=torch.int64, device=target.device)
+        self.kv_start = torch.zeros(batch_size, dtype=torch.int32, device=target.device)
+        self.is_active = torch.ones(batch_size, dtype=torch.bool, device=target.device)
         self.rope_delta: Tensor | None = None
         self.missed = _Missed(target, batch_size)
         self.num_missed = 0
@@ -145,6 +152,8 @@ class Cycle:
         """The target's prefill is in the cache: let the drafter read the prompt, too."""
         self.chooser, self.clock = chooser, clock
         self.root_tokens.copy_(root_tokens)
+        self.kv_start.copy_(torch.tensor(prompt.starts))
+        self.is_active.fill_(True)
         self._set_rope_delta(rope_delta)
         self.missed.num_rows.zero_()
         self.num_missed = 0
@@ -163,6 +172,10 @@ class Cycle:
         self.rope_delta = None if rope_delta is None else rope_delta.clone()
         if self.replayer is not None:
             self.replayer.forget()
+
+    def go_on_with(self, is_open: Sequence[bool]) -> None:
+        """Let the other sequences stand still from the next cycle on."""
+        self.is_active.copy_(torch.tensor(is_open))
 
     def has_room(self, length: int) -> bool:
         """Whether a cycle behind a text of `length` tokens needs no larger cache."""
@@ -190,7 +203,7 @@ class Cycle:
     def _catch_up(self) -> None:
         """Let the drafter read the tokens that it missed: a fixed amount of work whatever their number."""
         with self.clock.stage("draft"):
-            self.missed.feed(self.drafter)
+            self.missed.feed(self.drafter, self.is_active)
         self.num_missed = 0
 
     def _work(self, tree: TreeConfig | None) -> Tensor:
@@ -198,12 +211,13 @@ class Cycle:
         with self.clock.stage("draft"):
             guess = self.no_guess if tree is None else self.drafter.propose(self.root_tokens, tree)
         with self.clock.stage("verify"):
-            logits, features = self.target.verify(guess, self.cache, self.rope_delta)
+            logits, features = self.target.verify(guess, self.cache, self.rope_delta, self.kv_start)
         with self.clock.stage("accept"):
-            most_accepted = 0 if tree is None else tree.max_accepted
-            positions = self.cache.cache_len[:, None] + guess.depths
+            positions = (self.cache.cache_len - self.kv_start)[:, None] + guess.depths
             target_tokens = self.chooser.choose(logits, guess, positions)
+            most_accepted = min(0 if tree is None else tree.max_accepted, self.chooser.most_accepted)
             nodes, num_accepted, bonus = accept_path(guess.tokens, guess.parents, target_tokens, most_accepted)
+            num_accepted = torch.where(self.is_active, num_accepted, -1)
             self.cache.compact(nodes, num_accepted)
             path = nodes.long()
             tokens = target_tokens.gather(1, path)  # a node's own target token is the next one on the path
@@ -217,25 +231,38 @@ class Cycle:
                 self.drafter.update(tokens, features, num_accepted)
         return torch.cat((num_accepted[:, None].long(), tokens), dim=1)
 
+    def read_on(self, tokens: Tensor, start: int) -> None:
+        """Have the target read more of all texts, `tokens` int64 `[B, M]` from row `start` of its cache on."""
+        self.cache.reserve(start + tokens.shape[1])
+        for part in tokens.split(MAX_CHAIN, dim=1):
+            self.cache.cache_len.fill_(start)
+            self.target.verify(chain(part), self.cache, self.rope_delta, self.kv_start)
+            start += part.shape[1]
+
 
 class _InFlight:
-    """Cycles that were launched and not read: on a GPU the next one runs while the host reads the last."""
+    """Cycles that were launched and not read: on a GPU the next one runs while the host reads the last.
 
-    def __init__(self, cycle: Cycle, plan: Plan, max_length: float, ahead: int) -> None:
+    `lengths` are those of the texts as the cycles leave them, which may be past where a sequence was cut.
+    """
+
+    def __init__(self, cycle: Cycle, plan: Plan, lengths: list[int], max_length: float, ahead: int) -> None:
         self.cycle, self.plan, self.max_length, self.ahead = cycle, plan, max_length, ahead
+        self.lengths = lengths
         self.records: deque[tuple[TreeConfig | None, Record]] = deque()
         self.last = time.perf_counter()
 
-    def launch(self, length: int) -> None:
-        """Start cycles behind a text of `length` tokens, as many as may be on their way."""
+    def launch(self, shortest: int) -> None:
+        """Start as many cycles as may be on their way; `shortest`: the least length of an open sequence."""
+        most = max(self.lengths)
         if not self.records:
             self.last = time.perf_counter()  # what streamers and criteria took is no cycle's time
-        if not self.records and not self.cycle.has_room(length):
-            self.cycle.reserve(length)
+        if not self.records and not self.cycle.has_room(most):
+            self.cycle.reserve(most)
         while len(self.records) < self.ahead:
-            longest = length + sum(1 if tree is None else tree.max_accepted + 1 for tree, _ in self.records)
+            longest = most + sum(1 if tree is None else tree.max_accepted + 1 for tree, _ in self.records)
             # not where the one before surely ends the text, nor where the caches would have to grow for it
-            is_wasted = length + len(self.records) >= self.max_length
+            is_wasted = shortest + len(self.records) >= self.max_length
             if self.records and (is_wasted or not self.cycle.has_room(longest)):
                 return
             tree = self.plan.next_tree(longest)
@@ -245,6 +272,7 @@ class _InFlight:
         """The oldest one: its tree, `num_accepted` and new tokens of each sequence."""
         tree, record = self.records.popleft()
         accepted, tokens = record.read()
+        self.lengths = [length + count + 1 for length, count in zip(self.lengths, accepted, strict=True)]
         now = time.perf_counter()
         self.plan.note(tree, accepted, now - self.last)
         self.last = now
@@ -260,17 +288,19 @@ def decode(
     chooser: Chooser,
     text: Text,
     ahead: int = 1,
+    keeps_cache: bool = False,
 ) -> Decoded:
-    """Speculative decoding of one prompt.
+    """Speculative decoding of one batch of prompts.
 
     Args:
         target, cycle: `cycle` works with this target and its cache is empty.
         plan: says what is drafted, cycle by cycle.
-        input_ids: int64 `[1, L]`.
+        input_ids: int64 `[B, L]`, padded on the left.
         model_kwargs: as `model.generate` hands them to a custom_generate callable.
-        chooser: chooses the target's tokens; it has begun with this prompt.
-        text: holds the prompt, and knows when to end.
+        chooser: chooses the target's tokens; it has begun with these prompts.
+        text: holds the prompts, and knows when to end.
         ahead: cycles that may be on their way before the first of them is read.
+        keeps_cache: whether the cache is to hold the padding behind finished sequences, too.
     """
     clock, cache = Clock(target.device), cycle.cache
     batch_size, prompt_length = input_ids.shape
@@ -280,31 +310,41 @@ def decode(
         with clock.stage("prefill"):
             prompt = target.prefill(input_ids, model_kwargs, cache)
             delta = rope_delta(model_kwargs.get("position_ids"), prompt_length)
-            last = root_alone(input_ids[:, -1].long())
-            root_tokens = chooser.choose(prompt.logits[:, None], last, last.depths + (prompt_length - 1))
+            last = root_alone(input_ids[:, -1].long().contiguous())
+            places = [prompt_length - 1 - start for start in prompt.starts]
+            positions = torch.tensor(places, dtype=torch.int32, device=target.device)[:, None]
+            root_tokens = chooser.choose(prompt.logits[:, None], last, positions)
             chooser.note(root_tokens, last.depths[:, 0])
         if not chooser.emits:
-            text.emit(root_tokens[0].tolist())
+            text.emit(root_tokens.tolist())
         if not text.has_ended:
             cycle.start(prompt, root_tokens[:, 0], delta, chooser, clock)
             del prompt
             with target.verification():
-                in_flight = _InFlight(cycle, plan, text.stops.max_length, ahead)
+                in_flight = _InFlight(cycle, plan, list(text.lengths), text.stops.max_length, ahead)
+                active = [True] * batch_size
                 while not text.has_ended:
-                    in_flight.launch(text.length)
+                    if active != text.is_open:
+                        active = list(text.is_open)
+                        cycle.go_on_with(active)
+                    in_flight.launch(min(text.open_lengths))
                     tree, accepted, tokens = in_flight.read()
                     trees.append(tree)
                     num_accepted.append(accepted)
                     if not chooser.emits:
-                        text.emit(tokens[0])
+                        text.emit(tokens)
+                shortest = min(text.lengths) - 1
+                if keeps_cache and shortest < text.length - 1:
+                    cycle.read_on(text.sequences[:, shortest:-1], shortest)
     cache.stop_verifying(text.length - 1)
     counts = torch.tensor(num_accepted, dtype=torch.int32).view(len(num_accepted), batch_size)
     drafted = torch.tensor([tree.num_nodes - 1 if tree else 0 for tree in trees], dtype=torch.int32)
+    emitted = torch.tensor([min(length, text.length) - prompt_length for length in text.lengths], dtype=torch.int32)
     speculation = Speculation(
         num_cycles=len(num_accepted),
         num_accepted=counts,
         num_drafted=((counts >= 0) * drafted[:, None]).sum(0).int(),
-        num_emitted=torch.full((batch_size,), text.length - prompt_length, dtype=torch.int32),
+        num_emitted=emitted,
         trees=trees,
         seconds=clock.finish(),
     )

@@ -67,14 +67,15 @@ def generate(
     Args:
         model: The target, in eval mode. It is left as it was found.
         draft: From `load_draft(..., target=model)`; None: plain decoding, with the same draws.
-        inputs: A processor's output (any mapping), or token ids int64 `[1, L]`.
+        inputs: A processor's output (any mapping), or token ids int64 `[B, L]`. Shorter prompts of a batch are padded
+            on the left, with zeros in `attention_mask`.
         tree: Size of the tree that is drafted in every cycle; "auto": chosen cycle by cycle for the most tokens a
             second with this draft, device and text, down to no tree at all. Speed alone depends on it, not the text.
         generate_kwargs: As for `model.generate`, and `generator`, a torch.Generator: with `do_sample`, one draw from it
             (or else from torch's own) is the call's seed. What follows from a seed is the same with any draft and tree.
 
     Returns:
-        int64 `[1, L + emitted]`, or with `return_dict_in_generate=True` transformers' output with `speculation`.
+        int64 `[B, L + emitted]`, or with `return_dict_in_generate=True` transformers' output with `speculation`.
 
     Raises:
         TypeError, ValueError: an argument is not as above; `model.generate` does not know a keyword.
@@ -177,7 +178,7 @@ class _Accelerator:
             wants_more = generation_config.return_dict_in_generate
             text = Text(
                 input_ids,
-                Stops(stopping_criteria),
+                Stops(stopping_criteria, _as_int(generation_config._pad_token_tensor)),
                 streamer,
                 keeps_scores=bool(wants_more and generation_config.output_scores),
                 keeps_logits=bool(wants_more and generation_config.output_logits),
@@ -220,7 +221,9 @@ class _Accelerator:
             choice.begin(Rules(samples=seed is not None) if rules is None else rules, seed or 0, input_ids)
             chooser = PathChoice(processors, rules, choice, text) if by_path else choice
             ahead = 2 if cycle.is_kept else 1
-            decoded = decode(self.target, cycle, plan, input_ids, model_kwargs, chooser, text, ahead)
+            decoded = decode(
+                self.target, cycle, plan, input_ids, model_kwargs, chooser, text, ahead, keeps_cache=wants_cache
+            )
             if cycle.is_kept and wants_cache:
                 decoded = replace(decoded, cache=decoded.cache.detached())
         return decoded
@@ -240,3 +243,7 @@ class _Accelerator:
             return
         with borrowed_cycle(self.target, self.draft, plan.trees, batch_size, length, budget) as cycle:
             yield plan, cycle
+
+
+def _as_int(token: Tensor | None) -> int | None:
+    return None if token is None else int(token)

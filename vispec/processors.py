@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 
 import torch
@@ -17,7 +18,9 @@ class PathChoice:
     """Walks each tree from its root to where the target leaves it, and emits every token before the next is chosen.
 
     A processor is called once for a token that is emitted, in their order, with the ids before it: those that keep a
-    state (grammars, counters) are right, and nothing is called past a stop.
+    state (grammars, counters) are right, and nothing is called past a stop. It gets all sequences of a batch at one
+    step, as in plain decoding, so the walks end where the first of them leaves its tree. Of a finished sequence, which
+    plain decoding feeds with padding, it gets what followed the last node.
 
     Args:
         processors: in their order.
@@ -32,30 +35,39 @@ class PathChoice:
 
     def __init__(self, processors: LogitsProcessorList, rules: Rules | None, choice: Choice, text: Text) -> None:
         self.processors, self.rules, self.choice, self.text = processors, rules, choice, text
+        self.most_accepted = 0
 
     def choose(self, logits: Tensor, tree: Tree, positions: Tensor) -> Tensor:
-        """As `Chooser.choose`, of one sequence. Nodes off the path get a token that none of their children carries."""
-        tokens, parents = tree.tokens[0].tolist(), tree.parents[0].tolist()
-        off_path = min(set(range(len(tokens) + 1)) - set(tokens)) % logits.shape[2]
-        chosen = torch.full_like(tree.tokens, off_path)
-        node: int | None = 0
-        while node is not None and not self.text.has_ended:
-            token = self._next_token(logits[:, node], tree.tokens[:, node], positions[:, node : node + 1])
-            chosen[0, node] = token
-            node = _child_with(token, node, tokens, parents)
+        """As `Chooser.choose`. Nodes off the path get a token that none of their children carries."""
+        tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
+        off_path = [min(set(range(len(row) + 1)) - set(row)) % logits.shape[2] for row in tokens]
+        chosen = torch.tensor(off_path, device=logits.device)[:, None].repeat(1, logits.shape[1])
+        rows = torch.arange(len(tokens), device=logits.device)
+        nodes: list[int] = [0] * len(tokens)
+        for steps in itertools.count():
+            last = (rows, torch.tensor(nodes, device=rows.device))
+            step = self._next_tokens(logits[last], tree.tokens[last], positions[last][:, None])
+            chosen[last] = step
+            self.most_accepted = steps
+            children = [
+                _child_with(token, *place) if is_open else place[0]
+                for token, is_open, *place in zip(step.tolist(), self.text.is_open, nodes, tokens, parents, strict=True)
+            ]
+            if self.text.has_ended or None in children:
+                break
+            nodes = [child for child in children if child is not None]
         return chosen
 
-    def _next_token(self, logits: Tensor, last: Tensor, positions: Tensor) -> int:
-        """Choose what follows the token `last` `[1]`, by logits `[1, V]`, and emit it."""
+    def _next_tokens(self, logits: Tensor, last: Tensor, positions: Tensor) -> Tensor:
+        """Choose what follows the tokens `last` `[B]`, by logits `[B, V]`, and emit it."""
         raw = logits.to(torch.float32, copy=True)
         is_asked = self.rules is None or self.text.keeps_scores
         scores = self.processors(self.text.so_far, raw) if is_asked else raw
         chosen = self.choice.choose((scores if self.rules is None else logits)[:, None], root_alone(last), positions)
         self.choice.note(chosen, torch.zeros_like(positions[:, 0]))
         self.text.keep(scores, raw)
-        token = int(chosen)
-        self.text.emit([token])
-        return token
+        self.text.emit(chosen.tolist())
+        return chosen[:, 0]
 
     def note(self, tokens: Tensor, num_accepted: Tensor) -> None:
         """Noted as they were emitted."""

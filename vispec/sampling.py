@@ -22,7 +22,7 @@ from transformers.generation.logits_process import (
 )
 
 from vispec.ops import select_tokens
-from vispec.tree import Tree
+from vispec.tree import MAX_NODES, Tree
 
 SEEN_BITS = 32  # tokens a word of `seen`
 
@@ -88,6 +88,7 @@ class Chooser(Protocol):
     Attributes:
         mode: What a graph of the cycle depends on, beside tensors that are changed in place.
         emits: Whether it has emitted the tokens of the accepted path by the time that `choose` returns.
+        most_accepted: Nodes below the root that a cycle may accept, as far as it is concerned; right after `choose`.
     """
 
     @property
@@ -96,8 +97,14 @@ class Chooser(Protocol):
     @property
     def emits(self) -> bool: ...
 
+    @property
+    def most_accepted(self) -> int: ...
+
     def choose(self, logits: Tensor, tree: Tree, positions: Tensor) -> Tensor:
-        """Tokens int64 `[B, N]` after the nodes, from logits `[B, N, V]`; positions int32 `[B, N]` of the nodes."""
+        """Tokens int64 `[B, N]` after the nodes, from logits `[B, N, V]`.
+
+        Positions int32 `[B, N]`: tokens before each node, without padding.
+        """
 
     def note(self, tokens: Tensor, num_accepted: Tensor) -> None:
         """The texts go on with the first `num_accepted + 1` (int32 `[B]`) of their `tokens` int64 `[B, P]`."""
@@ -111,6 +118,7 @@ class Choice:
     """
 
     emits = False
+    most_accepted = MAX_NODES
 
     def __init__(self, batch_size: int, vocab_size: int, device: torch.device) -> None:
         self.samples, self.is_penalised = False, False

@@ -33,6 +33,7 @@ class Prompt:
     embeds: Tensor  # [B, L, H], what the decoder read: token embeddings and projected image features
     features: Tensor  # [B, L, H], last hidden states, final norm applied
     images: list[list[tuple[int, int]]]  # per sequence, (start, end) of each encoded image, in positions
+    starts: list[int]  # per sequence, positions of left padding
 
 
 class Reading(NamedTuple):
@@ -187,7 +188,7 @@ class Target:
         """The target's own forward over prompt and images, under its own attention, into `cache`.
 
         Args:
-            input_ids: int64 `[B, L]`.
+            input_ids: int64 `[B, L]`, padded on the left.
             model_kwargs: as `model.generate` hands them to a custom_generate callable.
         """
         kwargs = {**model_kwargs, CACHE_NAME: cache, "use_cache": True}
@@ -199,6 +200,7 @@ class Target:
             embeds=torch.cat(record.embeds, dim=1) if record.embeds else self.embed(input_ids),
             features=torch.cat(record.features, dim=1),
             images=self._image_runs(input_ids, record.image_lengths),
+            starts=padding(input_ids, model_kwargs.get("attention_mask")),
         )
 
     @torch.no_grad()
@@ -220,13 +222,16 @@ class Target:
         with switched_attention(self.model):
             yield
 
-    def verify(self, tree: Tree, cache: TreeCache, rope_delta: Tensor | None) -> tuple[Tensor, Tensor]:
+    def verify(
+        self, tree: Tree, cache: TreeCache, rope_delta: Tensor | None, kv_start: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One pass of the target over all nodes.
 
         Args:
             tree: N nodes for each of B sequences. A node may carry an image placeholder's id: nodes are text.
             cache: rows of everything before the root; the nodes' rows are written behind them.
             rope_delta: from `rope_delta`.
+            kv_start: int32 `[B]`, cache rows of left padding; None: 0.
 
         Returns:
             Logits `[B, N, V]` and features `[B, N, H]`.
@@ -235,7 +240,7 @@ class Target:
         if rope_delta is not None:
             positions = positions + rope_delta[..., None]
         any_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=positions.device)  # 4-D: handed through, not built
-        with _recording() as record, verifying(Verification(cache.cache_len, tree.ancestors)):
+        with _recording() as record, verifying(Verification(cache.cache_len, tree.ancestors, kv_start)):
             output = self.model(
                 input_ids=tree.tokens,
                 position_ids=positions,
@@ -305,6 +310,13 @@ def _check_rotary(text_config: Any) -> None:
                 f"model: rotary positions of type {rope_type} are not supported, their frequencies depend on the "
                 "length of the text"
             )
+
+
+def padding(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
+    """Tokens of left padding before each of the sequences `[B, L]`."""
+    if attention_mask is None:
+        return [0] * len(input_ids)
+    return (attention_mask == 0).sum(1).tolist()
 
 
 def rope_delta(position_ids: Tensor | None, length: int) -> Tensor | None:

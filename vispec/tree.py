@@ -120,3 +120,10 @@ def root_alone(root_tokens: Tensor) -> Tree:
     tokens = root_tokens[:, None]
     zeros = torch.zeros_like(tokens, dtype=torch.int32)
     return Tree(tokens, parents=zeros - 1, depths=zeros, ancestors=torch.ones_like(tokens)[..., None])
+
+
+def chain(tokens: Tensor) -> Tree:
+    """A tree without branches of `tokens` int64 `[B, N]`, N at most 64."""
+    index = torch.arange(tokens.shape[1], dtype=torch.int32, device=tokens.device).expand_as(tokens)
+    ancestors = (torch.ones_like(tokens) << index).cumsum(1)  # distinct powers of two: their sum is their union
+    return Tree(tokens, parents=index - 1, depths=index, ancestors=ancestors[..., None])

@@ -69,6 +69,7 @@ def prompt_of(texts: Sequence[Text], length: int) -> tuple[Prompt, Tensor]:
         embeds=torch.stack([text.embeds[:length] for text in texts]),
         features=torch.stack([text.features[:length] for text in texts]),
         images=[text.images for text in texts],
+        starts=[0] * len(texts),
     )
     return prompt, torch.stack([text.ids[length] for text in texts])
 

@@ -60,7 +60,9 @@ def test_a_counted_token_outside_of_the_vocabulary(token: int) -> None:
 def random_prompt(target: Target, batch_size: int) -> tuple[Prompt, Tensor]:
     torch.manual_seed(0)
     shape = (batch_size, 20, target.hidden_size)
-    prompt = Prompt(torch.empty(batch_size, 0), torch.randn(shape), torch.randn(shape), [[(3, 9)]] * batch_size)
+    prompt = Prompt(
+        torch.empty(batch_size, 0), torch.randn(shape), torch.randn(shape), [[(3, 9)]] * batch_size, [0] * batch_size
+    )
     return prompt, torch.randint(0, VOCAB_SIZE, (batch_size,))
 
 

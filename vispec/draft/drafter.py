@@ -115,8 +115,12 @@ class ViSpecDrafter:
         embeds = torch.cat((prompt.embeds[:, 1:], self.target.embed(root_tokens)[:, None]), dim=1)
         # an image at prompt positions s..e-1 is the run s-1..e-2 of indices; a shift past 0 drops an embedding
         sequences = [
-            self.model.compress(embeds[row], prompt.features[row], [(max(s - 1, 0), e - 1) for s, e in images])
-            for row, images in enumerate(prompt.images)
+            self.model.compress(
+                embeds[row, start:],
+                prompt.features[row, start:],
+                [(max(s - start - 1, 0), e - start - 1) for s, e in images],
+            )
+            for row, (images, start) in enumerate(zip(prompt.images, prompt.starts, strict=True))
         ]
         lengths = [sequence.hidden.shape[0] for sequence in sequences]
         padded = max(lengths)
@@ -126,7 +130,7 @@ class ViSpecDrafter:
         self._allocate(len(sequences), padded)
         self.rows_saved = prompt.embeds.shape[1] - padded  # prompt positions that take no row
         self.cache_len.copy_(torch.tensor(lengths))
-        self.next_position.fill_(prompt.embeds.shape[1])
+        self.next_position.copy_(prompt.embeds.shape[1] - torch.tensor(prompt.starts))
         self.global_feature.copy_(torch.stack([s.global_feature for s in sequences])[:, None])
 
         output = self.model(hidden, positions, self._attend_prompt)
