@@ -96,7 +96,7 @@ def test_help(arguments: list[str], words: str, capsys: pytest.CaptureFixture[st
     ("arguments", "words"),
     [
         ([], "COMMAND"),
-        (["chat"], "invalid choice: 'chat'"),
+        (["sing"], "invalid choice: 'sing'"),
         (["demo", "--max-new-tokens", "0"], "expected a whole number from 1, got '0'"),
         (["demo", "--threads", "many"], "expected a whole number from 1, got 'many'"),
         (["demo", "--tree", "3,8"], "expected three whole numbers D,K,N or auto, got '3,8'"),

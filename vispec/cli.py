@@ -9,13 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
+from vispec.commands.options import add_arguments as add_answer_arguments
+from vispec.commands.values import positive, tree
 from vispec.info import package_version
 from vispec.pictures import PICTURES
-from vispec.training.options import add_arguments
+from vispec.training.options import add_arguments as add_training_arguments
 
-EXTRAS = {"demo": ("PIL", "jinja2", "rich"), "train": ("PIL", "accelerate", "jinja2")}  # packages of a command
+# of commands whose module is not called as they are
+MODULES = {"generate": "vispec.commands.generate", "chat": "vispec.commands.chat"}
+EXTRAS = {"demo": ("PIL", "jinja2", "rich"), "train": ("PIL", "accelerate", "jinja2")}  # packages of an extra
+EXTRA_OF = {"generate": "demo", "chat": "demo"}  # of commands that have none of their own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,11 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a character that the locale lacks is a "?", not the end
     try:
         # only now, and only this one: `vispec info` must run where the operators do not load
-        module = importlib.import_module(f"vispec.{command}")
+        module = importlib.import_module(MODULES.get(command, f"vispec.{command}"))
     except (ImportError, OSError) as error:
         print(f"vispec {command}: {error}", file=sys.stderr)
-        if str(getattr(error, "name", None)).partition(".")[0] in EXTRAS.get(command, ()):
-            print(f'`pip install ".[{command}]"` brings it', file=sys.stderr)
+        extra = EXTRA_OF.get(command, command)
+        if str(getattr(error, "name", None)).partition(".")[0] in EXTRAS.get(extra, ()):
+            print(f'`pip install ".[{extra}]"` brings it', file=sys.stderr)
         return 1
     try:
         code: int = module.run(**options)
@@ -53,7 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vispec {package_version('vispec')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands.add_parser("demo", help="answer a question about an image with and without speculation"))
-    add_arguments(commands.add_parser("train", help="train a draft for a target of yours, on its own answers"))
+    generate = commands.add_parser("generate", help="answer one question, about images or none")
+    generate.add_argument("prompt", metavar="PROMPT", help="the question; -: read it from standard input")
+    add_answer_arguments(generate, max_new_tokens=512)
+    chat = commands.add_parser("chat", help="talk, about images or nothing in particular")
+    add_answer_arguments(chat, max_new_tokens=1024)
+    add_training_arguments(commands.add_parser("train", help="train a draft for a target of yours, on its own answers"))
     _add_shortlist(commands.add_parser("shortlist", help="let a draft guess none but the most frequent tokens"))
     commands.add_parser("info", help="versions, back ends, and what is missing and why")
     return parser
@@ -65,13 +75,13 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
         "--image", default=next(iter(PICTURES)), metavar="NAME|PATH", help=f"{names} (default: scene), or your own"
     )
     demo.add_argument("--question", help="default: one that suits the picture")
-    demo.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="default: 256")
+    demo.add_argument("--max-new-tokens", type=positive, default=256, metavar="N", help="default: 256")
     demo.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="default: 1, the fastest for a model this small"
+        "--threads", type=positive, default=1, metavar="N", help="default: 1, the fastest for a model this small"
     )
     demo.add_argument(
         "--tree",
-        type=_tree,
+        type=tree,
         default=(5, 4, 16),
         metavar="D,K,N|auto",
         help="depth, children a node, and nodes of what is drafted, or auto: chosen cycle by cycle; default: 5,4,16",
@@ -99,21 +109,5 @@ def _add_shortlist(shortlist: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="a folder of answers that `vispec train` wrote, or a text file with a text a line",
     )
-    add("--size", required=True, type=_positive, metavar="N", help="tokens to keep, the most frequent ones")
+    add("--size", required=True, type=positive, metavar="N", help="tokens to keep, the most frequent ones")
     add("--output", required=True, type=Path, metavar="DIR", help="for the draft with its shortlist")
-
-
-def _tree(text: str) -> tuple[int, int, int] | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    numbers = text.split(",")
-    if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(f"expected three whole numbers D,K,N or auto, got {text!r}")
-    depth, top_k, num_nodes = map(int, numbers)
-    return depth, top_k, num_nodes
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import torch
 from PIL import Image, ImageOps
-from transformers.utils import logging
 
 import vispec
+from vispec.commands.values import blaming
 from vispec.demo_screen import show_answers, show_numbers, show_subject
+from vispec.loading import quiet, torch_threads
 from vispec.machine import facts_of_pair, facts_of_run
 from vispec.pair.pretrained import WEIGHTS, load_pair
 from vispec.pictures import PICTURES, QUESTION, picture_file
@@ -43,17 +41,17 @@ def run(
     Raises:
         argparse.ArgumentError: an option's value cannot be used; it is named.
     """
-    with _blaming("--tree"):
+    with blaming("--tree"):
         config = vispec.TreeConfig(*tree) if isinstance(tree, tuple) else tree
-    with _blaming("--report"):
+    with blaming("--report"):
         if report_file is not None:
             check_report_file(report_file)
     subject = _read_subject(image, question)
     note = None if pair_folder else NOTE
-    with _settings(threads):
-        with _blaming("--pair"):
+    with torch_threads(threads), quiet():
+        with blaming("--pair"):
             pair = load_pair(pair_folder or WEIGHTS)
-        with _blaming("--question"):
+        with blaming("--question"):
             inputs = pair.inputs(subject.image, subject.question)
         subject = subject._replace(image=pair.view(subject.image))
         facts = facts_of_pair(pair) | facts_of_run(pair.model, config)
@@ -78,28 +76,3 @@ def _read_subject(source: str, question: str | None) -> Subject:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         hint = "" if path.exists() else f" (shipped pictures: {', '.join(PICTURES)})"
         raise argparse.ArgumentError(None, f"--image: cannot read {path}: {reason}{hint}") from error
-
-
-@contextmanager
-def _blaming(option: str) -> Iterator[None]:
-    """What is wrong in here is wrong with the value of `option`."""
-    try:
-        yield
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise argparse.ArgumentError(None, f"{option}: {str(error).removeprefix(option[2:] + ': ')}") from error
-
-
-@contextmanager
-def _settings(threads: int) -> Iterator[None]:
-    """`threads` for torch, and transformers quiet: its advice on options is not about this demo's user."""
-    before, verbosity, has_bars = torch.get_num_threads(), logging.get_verbosity(), logging.is_progress_bar_enabled()
-    torch.set_num_threads(threads)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
-        torch.set_num_threads(before)

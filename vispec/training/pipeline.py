@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,19 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedModel,
-)
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
 from vispec.draft.checkpoint import load_draft, save_model, shorten_vocabulary
 from vispec.draft.config import DraftConfig
 from vispec.draft.model import DraftModel
+from vispec.loading import load_target
 from vispec.target import DEVICES, Target
 from vispec.training.answers import write_answers
 from vispec.training.counts import count_answers
@@ -122,17 +114,6 @@ def prepare(options: TrainOptions) -> Setup:
     with _blaming("model"):
         model, processor = load_target(options.model, options.dtype, accelerator.device)
     return Setup(accelerator, Target(model), processor)
-
-
-def load_target(name: str, dtype: str, device: torch.device) -> tuple[PreTrainedModel, Any]:
-    """A model and what makes its inputs: a processor, or a tokenizer where the model reads text alone."""
-    with _quiet(has_bars=not os.path.isdir(name)):
-        config = AutoConfig.from_pretrained(name)
-        reads_images = hasattr(config, "vision_config")
-        kind = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
-        model = kind.from_pretrained(name, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
-        processor = (AutoProcessor if reads_images else AutoTokenizer).from_pretrained(name)
-    return model.to(device).eval().requires_grad_(False), processor
 
 
 def new_draft(target: Target, options: TrainOptions) -> DraftModel:
@@ -285,18 +266,3 @@ def _blaming(option: str) -> Iterator[None]:
         raise ValueError(f"{option}: {str(error).removeprefix('source: ')}") from error
     except OSError as error:
         raise OSError(f"{option}: {error}") from error
-
-
-@contextmanager
-def _quiet(has_bars: bool) -> Iterator[None]:
-    """Without transformers' advice, and without its bars where a model only comes from the disk."""
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if not has_bars:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before[0])
-        if before[1]:
-            logging.enable_progress_bar()

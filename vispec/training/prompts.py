@@ -70,8 +70,11 @@ def render_dialogue(
     return whole, tuple(spans)
 
 
-def encode_text(processor: Processor, text: str, images: Sequence[str]) -> dict[str, Tensor]:
+def encode_text(processor: Processor, text: str, images: Sequence[str], starts: bool = True) -> dict[str, Tensor]:
     """Everything that the target's forward takes for rendered text and its images, a batch of one without padding.
+
+    Args:
+        starts: Whether a text starts with it; else it goes on, and gets no special tokens beyond those written in it.
 
     Raises:
         UnusableSample: an image is broken, the processor refuses it, or text and images do not fit.
@@ -79,7 +82,7 @@ def encode_text(processor: Processor, text: str, images: Sequence[str]) -> dict[
     """
     check_placeholders(processor, text, images)
     pictures = [open_image(path) for path in images]
-    options = {"add_special_tokens": adds_special_tokens(processor, text), "return_tensors": "pt"}
+    options = {"add_special_tokens": starts and adds_special_tokens(processor, text), "return_tensors": "pt"}
     try:
         if isinstance(processor, PreTrainedTokenizerBase):
             inputs = processor(text, **options)
@@ -134,6 +137,21 @@ def append_tokens(inputs: Mapping[str, Tensor], tokens: Sequence[int]) -> dict[s
         grown[name] = F.pad(inputs[name], (0, len(tokens)), value=1 if name == "attention_mask" else 0)
     grown["input_ids"] = torch.cat([ids, torch.tensor([tokens], dtype=ids.dtype)], dim=1)
     return grown
+
+
+def append_inputs(inputs: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`inputs` of one prompt with `more` behind it: tokens, and the images of both, one after the other."""
+    parts = (inputs, more)
+    per_token = {name for part in parts for name in _per_token(part)}
+    joined = {}
+    for name in {**inputs, **more}:
+        if name in per_token:
+            plain = 1 if name == "attention_mask" else 0  # of text alone, where a processor leaves it out
+            values = [part[name] if name in part else torch.full_like(part["input_ids"], plain) for part in parts]
+            joined[name] = torch.cat(values, dim=1)
+        else:
+            joined[name] = _stack([part[name] for part in parts if name in part])
+    return joined
 
 
 def cut_tokens(inputs: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
