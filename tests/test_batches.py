@@ -52,8 +52,11 @@ def test_like_the_model_and_like_one_by_one(batch: Batch, tree: Any) -> None:
     assert torch.equal(output.sequences, plain)
     start = inputs["input_ids"].shape[1]
     for row, prompt in enumerate(prompts):
-        alone = vispec.generate(model, draft, prompt, tree=tree, **options)
-        assert torch.equal(alone[0, prompt["input_ids"].shape[1] :], output.sequences[row, start:])
+        alone = vispec.generate(model, draft, prompt, tree=tree, return_dict_in_generate=True, **options)
+        assert torch.equal(alone.sequences[0, prompt["input_ids"].shape[1] :], output.sequences[row, start:])
+        if tree != "auto":  # the draft, too, sees no padding
+            accepted = output.speculation.num_accepted[:, row]
+            assert torch.equal(accepted[accepted >= 0], alone.speculation.num_accepted[:, 0])
     assert output.speculation.num_emitted.tolist() == [LENGTH] * len(prompts)
 
 

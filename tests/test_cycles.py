@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen
 
 import vispec
 from lossless import assert_same_text
-from models import BUILDERS, make_draft, make_pair, make_prompt, make_target
+from models import BUILDERS, make_batch, make_draft, make_pair, make_prompt, make_target
 from vispec import cycles
 from vispec.graphs import Replayer, fingerprint, no_capture, why_not
 from vispec.target import Target
@@ -94,6 +94,24 @@ def test_calls_of_all_rules_share_a_kept_cycle(kept: None) -> None:
         )
         assert torch.equal(ours, plain)
     assert Again.count == 4
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2_5_vl"])
+def test_batches_share_a_kept_cycle(family: str, kept: None) -> None:
+    """Whatever their padding is, and although sequences finish while the next cycle is on its way."""
+    model, draft = make_pair(family)
+    layouts = ("text", "text", "text") if family == "llama" else ("text", "one image", "two separate images")
+    options = {"max_new_tokens": 60, "do_sample": False, "pad_token_id": 1, "return_dict_in_generate": True}
+    for seed in range(3):
+        rng = random.Random(seed)
+        inputs = make_batch([make_prompt(model, layout, rng) for layout in layouts])
+        for ends in (None, list(range(3, 23))):
+            plain = model.generate(**inputs, eos_token_id=ends, **options)
+            ours = vispec.generate(model, draft, inputs, eos_token_id=ends, **options)
+            assert torch.equal(ours.sequences, plain.sequences)
+            length = plain.sequences.shape[1] - 1
+            assert getattr(ours, vispec.cache.CACHE_NAME).get_seq_length() == length
+    assert Again.count == 1
 
 
 def test_rotary_offsets_void_graphs_only_where_their_tensor_is_another() -> None:
