@@ -211,6 +211,27 @@ def test_scores_of_all_rows(llava: Batch, options: dict[str, Any]) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("drafted", [True, False], ids=["drafted", "plain"])
+def test_hidden_states(batch: Batch, drafted: bool) -> None:
+    """Of every layer and step, the prompt's positions in the first one, where there is no padding."""
+    (model, draft), _, inputs = batch
+    options: dict[str, Any] = {"max_new_tokens": LENGTH, "do_sample": False, "return_dict_in_generate": True}
+    plain = model.generate(**inputs, output_hidden_states=True, **options)
+    ours = vispec.generate(model, draft if drafted else None, inputs, output_hidden_states=True, **options)
+    assert torch.equal(ours.sequences, plain.sequences)
+    assert isinstance(ours.hidden_states, tuple)
+    assert len(ours.hidden_states) == len(plain.hidden_states) == LENGTH
+    is_token = inputs["attention_mask"].bool()
+    for step, (found, expected) in enumerate(zip(ours.hidden_states, plain.hidden_states, strict=True)):
+        assert isinstance(found, tuple)
+        assert len(found) == len(expected) == model.config.get_text_config().num_hidden_layers + 1
+        for layer, expected_layer in zip(found, expected, strict=True):
+            assert layer.shape == expected_layer.shape
+            kept = is_token if step == 0 else torch.ones(layer.shape[:2], dtype=torch.bool)
+            torch.testing.assert_close(layer[kept], expected_layer[kept], rtol=0, atol=1e-4)
+    assert vispec.generate(model, draft, inputs, **options).hidden_states is None
+
+
 SAMPLING = ({"temperature": 0.8}, {"top_p": 0.8, "repetition_penalty": 1.2}, {"typical_p": 0.7})
 
 

@@ -40,7 +40,6 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "negative_prompt_ids": (IDS,),
     "num_beams": (2, 5, torch.tensor([1, 2])),
     "output_attentions": (True,),
-    "output_hidden_states": (True,),
     "past_key_values": CACHES,
     "penalty_alpha": (0.6,),
     "pixel_values_videos": (torch.zeros(1, 3),),

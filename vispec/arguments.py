@@ -29,7 +29,6 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "negative_prompt_ids": (None,),
     "num_beams": (None, 1),
     "output_attentions": (None, False),
-    "output_hidden_states": (None, False),
     "past_key_values": (None,),
     "penalty_alpha": (None, 0, 0.0),
     "pixel_values_videos": (None,),

@@ -41,12 +41,15 @@ from vispec.tree import Plan, TreeConfig, chain, root_alone
 class Decoded:
     """Sequences (prompt first) int64 `[B, L + emitted]`, the statistics, and the cache of all but the last token.
 
-    The cache lacks what a sequence that finished early went on with, unless it was asked for.
+    The cache lacks what a sequence that finished early went on with, unless it was asked for. Hidden states, where they
+    were asked for: of each new token those of the pass that chose it, `[B, L, H]` for the first, then `[B, 1, H]`,
+    before every layer and after the last.
     """
 
     sequences: Tensor
     speculation: Speculation
     cache: TreeCache
+    hidden_states: list[tuple[Tensor, ...]] | None
 
 
 class Record:
@@ -134,6 +137,7 @@ class Cycle:
         self.missed = _Missed(target, batch_size)
         self.num_missed = 0
         self.no_guess = root_alone(self.root_tokens)
+        self.text_states: list[tuple[Tensor, ...]] | None = None  # hidden states of each step, where they are kept
         self.clock = Clock(target.device)
 
     @property
@@ -211,7 +215,9 @@ class Cycle:
         with self.clock.stage("draft"):
             guess = self.no_guess if tree is None else self.drafter.propose(self.root_tokens, tree)
         with self.clock.stage("verify"):
-            logits, features = self.target.verify(guess, self.cache, self.rope_delta, self.kv_start)
+            logits, features, hidden_states = self.target.verify(
+                guess, self.cache, self.rope_delta, self.kv_start, self.text_states is not None
+            )
         with self.clock.stage("accept"):
             positions = (self.cache.cache_len - self.kv_start)[:, None] + guess.depths
             target_tokens = self.chooser.choose(logits, guess, positions)
@@ -223,6 +229,8 @@ class Cycle:
             tokens = target_tokens.gather(1, path)  # a node's own target token is the next one on the path
             features = features.gather(1, path[..., None].expand(-1, -1, features.shape[2]))
             self.chooser.note(tokens, num_accepted)
+            if self.text_states is not None and hidden_states is not None:
+                self.text_states += _by_step(hidden_states, path)
             self.root_tokens.copy_(bonus)
         with self.clock.stage("draft"):
             if tree is None:
@@ -238,6 +246,12 @@ class Cycle:
             self.cache.cache_len.fill_(start)
             self.target.verify(chain(part), self.cache, self.rope_delta, self.kv_start)
             start += part.shape[1]
+
+
+def _by_step(hidden_states: Sequence[Tensor], path: Tensor) -> list[tuple[Tensor, ...]]:
+    """Of the nodes `path` int64 `[B, P]`, P steps of `[B, 1, H]` a layer."""
+    rows = torch.arange(len(path), device=path.device)[:, None]
+    return [tuple(layer[rows, step] for layer in hidden_states) for step in path.split(1, dim=1)]
 
 
 class _InFlight:
@@ -309,6 +323,8 @@ def decode(
     with target.attached():
         with clock.stage("prefill"):
             prompt = target.prefill(input_ids, model_kwargs, cache)
+            if prompt.hidden_states is not None:
+                cycle.text_states = [prompt.hidden_states]
             delta = rope_delta(model_kwargs.get("position_ids"), prompt_length)
             last = root_alone(input_ids[:, -1].long().contiguous())
             places = [prompt_length - 1 - start for start in prompt.starts]
@@ -348,4 +364,4 @@ def decode(
         trees=trees,
         seconds=clock.finish(),
     )
-    return Decoded(text.sequences, speculation, cache)
+    return Decoded(text.sequences, speculation, cache, cycle.text_states)

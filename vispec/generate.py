@@ -43,7 +43,7 @@ MAX_FIRST_ROWS = 1024  # of new tokens, allocated before decoding; longer texts 
 
 PATH_WARNING = (
     "vispec: cycles run without CUDA graphs: logits processors other than temperature, top_k, top_p, min_p and "
-    "repetition_penalty, output_scores and output_logits need each token on the host"
+    "repetition_penalty, output_scores, output_logits and output_hidden_states need each token on the host"
 )
 
 
@@ -193,6 +193,7 @@ class _Accelerator:
                 sequences=decoded.sequences,
                 scores=text.scores,
                 logits=text.logits,
+                hidden_states=None if decoded.hidden_states is None else tuple(decoded.hidden_states),
                 speculation=decoded.speculation,
                 **{CACHE_NAME: decoded.cache},
             )
@@ -215,7 +216,7 @@ class _Accelerator:
         model_kwargs.pop(CACHE_NAME, None)  # generate's empty cache; the cycle brings its own
         budget = int(min(text.stops.max_length - text.length, MAX_FIRST_ROWS))
         rules = rules_of(processors, samples=seed is not None)
-        by_path = rules is None or text.keeps_any
+        by_path = rules is None or text.keeps_any or bool(model_kwargs.get("output_hidden_states"))
         with self._cycle(input_ids, budget, by_path) as (plan, cycle):
             choice = cycle.choice
             choice.begin(Rules(samples=seed is not None) if rules is None else rules, seed or 0, input_ids)

@@ -74,7 +74,7 @@ def _verified(target: Target, prompt: Tensor, tree: Tree) -> tuple[Tensor, Tenso
             cache.start_verifying()
             with target.verification():
                 delta = rope_delta(model_kwargs.get("position_ids"), PROMPT_LENGTH)
-                outputs.append(target.verify(tree, cache, delta))
+                outputs.append(target.verify(tree, cache, delta)[:2])
         return input_ids
 
     options = {"max_new_tokens": 1, "do_sample": False, "num_beams": 1}

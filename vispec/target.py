@@ -34,6 +34,15 @@ class Prompt:
     features: Tensor  # [B, L, H], last hidden states, final norm applied
     images: list[list[tuple[int, int]]]  # per sequence, (start, end) of each encoded image, in positions
     starts: list[int]  # per sequence, positions of left padding
+    hidden_states: tuple[Tensor, ...] | None = None  # [B, L, H] each, before every layer and after the last; if asked
+
+
+class Verified(NamedTuple):
+    """What the target made of a tree."""
+
+    logits: Tensor  # [B, N, V]
+    features: Tensor  # [B, N, H]
+    hidden_states: tuple[Tensor, ...] | None  # [B, N, H] each, before every layer and after the last; if asked for
 
 
 class Reading(NamedTuple):
@@ -194,13 +203,14 @@ class Target:
         kwargs = {**model_kwargs, CACHE_NAME: cache, "use_cache": True}
         inputs = self.model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
         with _recording() as record, self._image_lengths_recorded(model_kwargs, record):
-            logits = self.model(**inputs, return_dict=True).logits[:, -1]
+            output = self.model(**inputs, return_dict=True)
         return Prompt(
-            logits=logits,
+            logits=output.logits[:, -1],
             embeds=torch.cat(record.embeds, dim=1) if record.embeds else self.embed(input_ids),
             features=torch.cat(record.features, dim=1),
             images=self._image_runs(input_ids, record.image_lengths),
             starts=padding(input_ids, model_kwargs.get("attention_mask")),
+            hidden_states=output.hidden_states if model_kwargs.get("output_hidden_states") else None,
         )
 
     @torch.no_grad()
@@ -223,8 +233,13 @@ class Target:
             yield
 
     def verify(
-        self, tree: Tree, cache: TreeCache, rope_delta: Tensor | None, kv_start: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        tree: Tree,
+        cache: TreeCache,
+        rope_delta: Tensor | None,
+        kv_start: Tensor | None = None,
+        output_hidden_states: bool = False,
+    ) -> Verified:
         """One pass of the target over all nodes.
 
         Args:
@@ -232,14 +247,13 @@ class Target:
             cache: rows of everything before the root; the nodes' rows are written behind them.
             rope_delta: from `rope_delta`.
             kv_start: int32 `[B]`, cache rows of left padding; None: 0.
-
-        Returns:
-            Logits `[B, N, V]` and features `[B, N, H]`.
+            output_hidden_states: whether those of all layers are wanted.
         """
         positions = (self.family.first_position + cache.cache_len[:, None] + tree.depths).long()
         if rope_delta is not None:
             positions = positions + rope_delta[..., None]
         any_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=positions.device)  # 4-D: handed through, not built
+        wanted = {"output_hidden_states": True} if output_hidden_states else {}
         with _recording() as record, verifying(Verification(cache.cache_len, tree.ancestors, kv_start)):
             output = self.model(
                 input_ids=tree.tokens,
@@ -248,8 +262,9 @@ class Target:
                 use_cache=True,
                 return_dict=True,
                 **{CACHE_NAME: cache},
+                **wanted,
             )
-        return output.logits, record.features[0]
+        return Verified(output.logits, record.features[0], output.hidden_states if output_hidden_states else None)
 
     @contextmanager
     def _image_lengths_recorded(self, model_kwargs: Mapping[str, Any], record: _Record) -> Iterator[None]:
