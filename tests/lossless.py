@@ -34,34 +34,37 @@ def assert_same_text(
     plain = plain_text(model, inputs, **options)
     output = vispec.generate(model, draft, inputs, tree=tree, do_sample=False, return_dict_in_generate=True, **options)
     key = (model.config.model_type, str(model.dtype).removeprefix("torch."))
-    COMPARED[key] += 1
-    if not torch.equal(plain, output.sequences):
-        gap, noise = _gap_and_noise(model, inputs, plain, output.sequences)
-        assert gap < 4 * noise, f"{key}: texts differ at a gap of {gap:.2e}, the rounding error is {noise:.2e}"
-        NEAR_TIES[key] += 1
+    for row in range(len(plain)):
+        COMPARED[key] += 1
+        if not torch.equal(plain[row], output.sequences[row]):
+            gap, noise = _gap_and_noise(model, inputs, plain, output.sequences, row)
+            assert gap < 4 * noise, f"{key}: texts differ at a gap of {gap:.2e}, the rounding error is {noise:.2e}"
+            NEAR_TIES[key] += 1
     return output
 
 
 @torch.no_grad()
 def _gap_and_noise(
-    model: PreTrainedModel, inputs: dict[str, Tensor], plain: Tensor, ours: Tensor
+    model: PreTrainedModel, inputs: dict[str, Tensor], plain: Tensor, ours: Tensor, row: int
 ) -> tuple[float, float]:
     """At the first difference: how much the target prefers its token to ours; how far its logits are from exact."""
     shared = min(plain.shape[1], ours.shape[1])
-    differing = (plain[0, :shared] != ours[0, :shared]).nonzero()
+    differing = (plain[row, :shared] != ours[row, :shared]).nonzero()
     assert len(differing), f"one text is a prefix of the other: {plain.shape[1]} and {ours.shape[1]} tokens"
     end, start = int(differing[0]), inputs["input_ids"].shape[1]
     steps = model.generate(
         **inputs, max_new_tokens=end - start + 1, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
-    logits = torch.stack(steps.logits, dim=1)[0]
+    logits = torch.stack(steps.logits, dim=1)[row]
     wide_dtype = torch.float64 if model.dtype == torch.float32 else torch.float32
     wide = {name: x.to(wide_dtype) if x.is_floating_point() else x for name, x in inputs.items()}
     wide["input_ids"] = plain[:, :end]
-    for name in ("mm_token_type_ids", "token_type_ids"):
-        if name in inputs:  # 0: text, but with a prefix that sees itself in both directions 1: what follows that
-            written = int(model.config.model_type == "paligemma")
-            wide[name] = torch.cat((inputs[name], inputs[name].new_full((1, end - start), written)), dim=1)
-    exact = copy.deepcopy(model).to(wide_dtype)(**wide).logits[0, start - 1 :]
-    gap = logits[-1, plain[0, end]] - logits[-1, ours[0, end]]
+    more = {"attention_mask": 1, "mm_token_type_ids": 0}  # of written tokens: there, text,
+    more["token_type_ids"] = int(model.config.model_type == "paligemma")  # and 1 follows a prefix that sees itself
+    for name, value in more.items():
+        if name in inputs:
+            rows = inputs[name].new_full((len(plain), end - start), value)
+            wide[name] = torch.cat((inputs[name], rows), dim=1)
+    exact = copy.deepcopy(model).to(wide_dtype)(**wide).logits[row, start - 1 :]
+    gap = logits[-1, plain[row, end]] - logits[-1, ours[row, end]]
     return float(gap), float((logits - exact).abs().max())

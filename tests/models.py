@@ -9,11 +9,23 @@ import random
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from families import TABLE
-from families.common import FIRST_SPECIAL, HEAD_DIM, IMAGE_TOKEN, LAST_SPECIAL, VOCAB_SIZE, Family
+from families.common import (
+    FIRST_SPECIAL,
+    HEAD_DIM,
+    IMAGE_TOKEN,
+    LAST_SPECIAL,
+    VIDEO_TOKEN,
+    VOCAB_SIZE,
+    Family,
+    OfRows,
+    Visuals,
+    concatenated,
+)
 from vispec import Draft, DraftConfig
 from vispec.draft.model import DraftModel
 
@@ -21,7 +33,7 @@ __all__ = ["HEAD_DIM", "IMAGE_TOKEN", "VOCAB_SIZE"]  # from `families`
 
 # query heads, key/value heads: grouped, odd, all alike
 HEADS = ((4, 2), (3, 1), (3, 3))
-# what stands in a prompt: text of random length, or an image
+# what stands in a prompt: text of random length, an image or a video
 LAYOUTS = {
     "text": "t",
     "one image": "tit",
@@ -29,6 +41,9 @@ LAYOUTS = {
     "two adjacent images": "tiit",
     "two separate images": "titit",
 }
+VIDEO_LAYOUTS = {"one video": "tvt", "two videos": "vtvt"}
+MIXED_LAYOUTS = {"image and video": "titvt", "video and images": "vitit"}
+ALL_LAYOUTS = {**LAYOUTS, **VIDEO_LAYOUTS, **MIXED_LAYOUTS}
 BUILDERS = {name: TABLE[name].build for name in ("llama", "llava", "llava_next", "qwen2", "qwen2_5_vl")}
 VISION_FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 
@@ -90,41 +105,59 @@ def family_of(model: PreTrainedModel) -> Family:
     return next(family for family in TABLE.values() if family.model_type == model.config.model_type)
 
 
+def layouts_of(family: Family) -> tuple[str, ...]:
+    """Those that a family reads. Where a video's frames stand in a prompt as images would, it has no images beside."""
+    if family.images is None:
+        return ("text",)
+    if family.videos is None:
+        return tuple(LAYOUTS)
+    pieces = family.videos(family.build(HEADS[0]), 1, random.Random(0)).pieces
+    is_mixed = VIDEO_TOKEN in pieces[0][0]
+    return tuple(ALL_LAYOUTS if is_mixed else {**LAYOUTS, **VIDEO_LAYOUTS})
+
+
 def make_prompt(model: PreTrainedModel, layout: str, rng: random.Random, most_text: int = 12) -> dict[str, Tensor]:
-    """A random prompt of `LAYOUTS[layout]`: random ids, random pixels, everything `generate` needs."""
+    """A random prompt of `ALL_LAYOUTS[layout]`: random ids, random pixels, everything `generate` needs."""
     return make_prompt_and_runs(model, layout, rng, most_text)[0]
 
 
 def make_prompt_and_runs(
     model: PreTrainedModel, layout: str, rng: random.Random, most_text: int = 12
 ) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
-    """A prompt, and where its images are: `(first, last + 1)` of each one's placeholders."""
-    family, count = family_of(model), LAYOUTS[layout].count("i")
-    images = family.images(model, count, rng) if family.images and count else None
-    remaining = iter(images.ids if images else [])
+    """A prompt, and where its images and videos are: `(first, last + 1)` of the placeholders of each piece."""
+    family, parts = family_of(model), ALL_LAYOUTS[layout]
+    visuals = {
+        kind: make(model, parts.count(kind), rng)
+        for kind, make in (("i", family.images), ("v", family.videos))
+        if make is not None and kind in parts
+    }
+    remaining = {kind: iter(of_kind.pieces) for kind, of_kind in visuals.items()}
     ids: list[int] = []
     runs: list[tuple[int, int]] = []
-    for part in LAYOUTS[layout]:
-        if part == "i":
-            image = next(remaining)
-            places = [len(ids) + place for place, token in enumerate(image) if token == IMAGE_TOKEN]
-            runs.append((places[0], places[-1] + 1))
-            ids += image
-        else:
+    for part in parts:
+        if part == "t":
             ids += [rng.randrange(3, IMAGE_TOKEN) for _ in range(rng.randint(1, most_text))]
-    inputs = {"input_ids": torch.tensor([ids]), **(images.inputs if images else {})}
+            continue
+        for piece in next(remaining[part]):
+            places = [len(ids) + place for place, token in enumerate(piece) if token in (IMAGE_TOKEN, VIDEO_TOKEN)]
+            if places:
+                runs.append((places[0], places[-1] + 1))
+            ids += piece
+    inputs = {"input_ids": torch.tensor([ids]), **_inputs_of(visuals)}
     return {**inputs, **family.of_ids(inputs["input_ids"])}, runs
 
 
-def make_batch(prompts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Prompts of one family, padded on the left as a processor does it; images one after the other."""
+def _inputs_of(visuals: dict[str, Visuals]) -> dict[str, Tensor]:
+    return {name: value for of_kind in visuals.values() for name, value in of_kind.inputs.items()}
+
+
+def make_batch(prompts: Sequence[dict[str, Tensor]], of_rows: OfRows = concatenated) -> dict[str, Tensor]:
+    """Prompts of one family, padded on the left as a processor does it; `of_rows`: see `Family`."""
     longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
     prompts = [{**prompt, "attention_mask": torch.ones_like(prompt["input_ids"])} for prompt in prompts]
-    batch: dict[str, Tensor] = {}
-    for name in {name: None for prompt in prompts for name in prompt}:
-        rows = [prompt[name] for prompt in prompts if name in prompt]
-        by_token = all(p[name].shape == p["input_ids"].shape for p in prompts if name in p)
-        if by_token:
-            rows = [torch.nn.functional.pad(row, (longest - row.shape[1], 0)) for row in rows]
-        batch[name] = torch.cat(rows)
+    by_token = {name for p in prompts for name, value in p.items() if value.shape == p["input_ids"].shape}
+    batch = of_rows([{name: p[name] for name in p if name not in by_token} for p in prompts])
+    for name in {name: None for prompt in prompts for name in prompt if name in by_token}:
+        rows = [prompt[name][0] for prompt in prompts]
+        batch[name] = torch.stack([F.pad(row, (longest - len(row), 0)) for row in rows])
     return batch

@@ -13,26 +13,29 @@ from torch import Tensor, nn
 
 import vispec
 import vispec.attention
-from families import TABLE, markdown
+from families import TABLE
+from families.cases import CASES, check, layouts_in, markdown
 from families.common import IMAGE_TOKEN
 from lossless import assert_same_text, plain_text
-from models import LAYOUTS, make_draft, make_prompt, make_prompt_and_runs, make_target
+from models import layouts_of, make_draft, make_prompt, make_prompt_and_runs, make_target
 from refusal import refused
 from scripted import ScriptedDraft
 from vispec import TreeConfig
 from vispec.families import FAMILIES, TEXT_MODELS
 from vispec.target import Target
 
+CELLS = [(name, case) for name in TABLE for case in CASES if layouts_in(name, case)]
 
-def layouts(name: str) -> tuple[str, ...]:
-    return tuple(LAYOUTS) if TABLE[name].images else ("text",)
+
+@pytest.mark.parametrize(("name", "case"), CELLS)
+def test_table(name: str, case: str) -> None:
+    check(name, case)
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_same_text(name: str) -> None:
-    """A draft that is right now and then; every layer of every cycle runs tree attention."""
+def test_every_layer_of_every_cycle_runs_tree_attention(name: str) -> None:
     model = make_target(name)
-    inputs = make_prompt(model, layouts(name)[-1], random.Random(0))
+    inputs = make_prompt(model, layouts_of(TABLE[name])[-1], random.Random(0))
     with patch.object(vispec.attention, "tree_attention", wraps=vispec.attention.tree_attention) as spy:
         output = assert_same_text(model, make_draft(model), inputs, TreeConfig(2, 4, 12), max_new_tokens=32)
     assert output.speculation.num_cycles > 0
@@ -56,7 +59,7 @@ def test_the_adapter_reads_what_the_model_reads(name: str) -> None:
     model = make_target(name)
     received: list[Tensor] = []
     first_layer = model.get_decoder().layers[0]
-    for seed, layout in enumerate(layouts(name)):
+    for seed, layout in enumerate(layouts_of(TABLE[name])):
         inputs, runs = make_prompt_and_runs(model, layout, random.Random(seed))
         target = Target(model)
         cache = target.new_cache(capacity=256, batch_size=1)
@@ -68,7 +71,7 @@ def test_the_adapter_reads_what_the_model_reads(name: str) -> None:
         assert torch.equal(target.embed(inputs["input_ids"][0, is_text]), received[-1][0, is_text])
         assert torch.equal(prompt.embeds, received[-1])
         torch.testing.assert_close(target.logits(prompt.features), expected, rtol=0, atol=1e-5)
-        assert prompt.images == [runs]
+        assert prompt.images == target.read(inputs).images == [runs]
 
 
 def _keep_input(received: list[Tensor]) -> Callable[..., None]:
@@ -88,8 +91,8 @@ def test_soft_caps_that_sdpa_would_leave_out() -> None:
 
 
 def test_the_readme_has_the_table() -> None:
-    """If not: `PYTHONPATH=tests python -m families`."""
-    assert markdown() in (Path(__file__).parents[1] / "README.md").read_text()
+    """What `test_table` finds. If not: `PYTHONPATH=tests python -m families`."""
+    assert markdown(dict.fromkeys(CELLS, "same")) in (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_the_table_is_what_the_adapter_says() -> None:

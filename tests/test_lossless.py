@@ -9,7 +9,7 @@ import torch
 
 from families import TABLE
 from lossless import assert_same_text
-from models import BUILDERS, HEADS, LAYOUTS, make_draft, make_prompt, make_target
+from models import BUILDERS, HEADS, layouts_of, make_draft, make_prompt, make_target
 from vispec import TreeConfig
 
 TREES = (
@@ -20,19 +20,15 @@ TREES = (
 )
 
 
-def layouts(family: str) -> tuple[str, ...]:
-    return tuple(LAYOUTS) if TABLE[family].images else ("text",)
-
-
 def check_prompts(family: str, dtype: torch.dtype, count: int, seed: int, longest: int) -> None:
     """`count` random prompts of one family, over head counts, layouts, trees, attention kinds and lengths."""
-    rng = random.Random(seed)
+    rng, layouts = random.Random(seed), layouts_of(TABLE[family])
     for index in range(count):
         if index % 10 == 0:
             model = make_target(family, HEADS[(index // 10) % len(HEADS)], dtype, seed=seed + index)
             model.set_attn_implementation(rng.choice(("eager", "sdpa") if TABLE[family].has_sdpa else ("eager",)))
             draft = make_draft(model, num_queries=rng.choice((1, 2, 4)), seed=seed + index)
-        layout = layouts(family)[index % len(layouts(family))]
+        layout = layouts[index % len(layouts)]
         inputs = make_prompt(model, layout, rng, most_text=rng.choice((1, 12, 60)))
         inputs = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
         length = longest if index % 20 == 0 else rng.randint(1, 64)

@@ -42,7 +42,6 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "output_attentions": (True,),
     "past_key_values": CACHES,
     "penalty_alpha": (0.6,),
-    "pixel_values_videos": (torch.zeros(1, 3),),
     "prefill_chunk_size": (2, 0),
     "prompt_lookup_num_tokens": (3, 0),
     "synced_gpus": (True,),
@@ -58,7 +57,6 @@ CALL_ONLY = {
     "negative_prompt_ids",
     "past_key_values",
     CACHE_NAME,
-    "pixel_values_videos",
     "synced_gpus",
 }
 CASES = [(name, value) for name, values in VALUES.items() for value in values]

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-import models
 import vispec
-from models import Pair, make_pair
+from models import Pair, make_pair, make_prompt
 from refusal import refused
 
 IDS = torch.tensor([[5, 9, 14, 20]])
@@ -108,7 +107,7 @@ def test_padding_that_generate_infers(llama: Pair) -> None:
 
 
 def test_image_tokens_without_images(llava: Pair) -> None:
-    inputs = models.make_prompt(llava[0], "one image", random.Random(0))
+    inputs = make_prompt(llava[0], "one image", random.Random(0))
     words = ("input_ids: holds image tokens (id 151)", "no pixel_values")
     for wrong in ({"input_ids": inputs["input_ids"]}, {**inputs, "pixel_values": None}):
         with refused(llava[0], ValueError, *words):
@@ -117,17 +116,25 @@ def test_image_tokens_without_images(llava: Pair) -> None:
         llava[0].generate(inputs["input_ids"])
 
 
-def test_videos() -> None:
-    pair = make_pair("qwen2_5_vl")
-    with refused(pair[0], NotImplementedError, "input_ids: holds video tokens (id 152)"):
-        vispec.generate(*pair, torch.tensor([[5, 152, 152, 6]]))
-    with refused(pair[0], NotImplementedError, "pixel_values_videos=Tensor is not supported yet"):
-        vispec.generate(*pair, {"input_ids": IDS, "pixel_values_videos": torch.randn(4, 96)})
+def test_video_tokens_without_videos() -> None:
+    model, draft = make_pair("qwen2_5_vl")
+    inputs = make_prompt(model, "one video", random.Random(0))
+    with refused(model, ValueError, "input_ids: holds video tokens (id 152)", "no pixel_values_videos"):
+        vispec.generate(model, draft, {**inputs, "pixel_values_videos": None})
+    with refused(model.get_decoder().layers, ValueError, "do not match"):
+        vispec.generate(model, draft, {**inputs, "input_ids": inputs["input_ids"].clamp(max=20)})
+
+
+def test_image_tokens_that_could_be_a_videos() -> None:
+    model, draft = make_pair("glm4v")
+    words = ("input_ids: holds image tokens (id 151)", "no pixel_values or pixel_values_videos")
+    with refused(model, ValueError, *words):
+        vispec.generate(model, draft, torch.tensor([[5, 151, 151, 6]]))
 
 
 def test_pixels_that_do_not_fit(llava: Pair) -> None:
     model, draft = llava
-    inputs = models.make_prompt(model, "one image", random.Random(0))
+    inputs = make_prompt(model, "one image", random.Random(0))
     layers = model.get_decoder().layers
     for pixels, words in (
         (torch.randn(2, 3, 32, 32), "do not match"),

@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
 
 from vispec.cache import CACHE_NAME
 from vispec.draft.checkpoint import Draft
+from vispec.media import PIXELS
 from vispec.target import Target
 
 GUIDANCE = (ClassifierFreeGuidanceLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
@@ -31,7 +32,6 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "output_attentions": (None, False),
     "past_key_values": (None,),
     "penalty_alpha": (None, 0, 0.0),
-    "pixel_values_videos": (None,),
     "prefill_chunk_size": (None,),
     "prompt_lookup_num_tokens": (None,),
     "synced_gpus": (None, False),
@@ -103,7 +103,7 @@ def check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:
         raise ValueError(f"input_ids: expected int64 token ids, got {ids.dtype}")
     if ids.ndim != 2 or not ids.numel():
         raise ValueError(f"input_ids: expected prompts of at least one token, [B, L], got {list(ids.shape)}")
-    for name in ("input_ids", "inputs", "attention_mask", "position_ids", "pixel_values"):
+    for name in ("input_ids", "inputs", "attention_mask", "position_ids", *PIXELS.values()):
         value = keywords.get(name)
         if isinstance(value, Tensor) and value.device != target.device:
             raise ValueError(f"{name}: expected the model's device {target.device}, got {value.device}")
@@ -130,10 +130,10 @@ def check_mask(ids: Tensor, mask: Tensor | None) -> None:
 
 
 def _check_placeholders(target: Target, ids: Tensor, keywords: Mapping[str, Any]) -> None:
-    """Positions of images that are not there, and of videos."""
-    image, video = target.image_token_id, getattr(target.model.config, "video_token_id", None)
-    if video is not None and (ids == video).any():
-        raise NotImplementedError(f"input_ids: holds video tokens (id {video}), videos are not supported yet")
-    has_images = any(keywords.get(name) is not None for name in ("pixel_values", "mm_encoder_outputs"))
-    if image is not None and not has_images and (ids == image).any():
-        raise ValueError(f"input_ids: holds image tokens (id {image}), but there are no pixel_values")
+    """Positions of images and videos that are not there."""
+    for name, token in target.placeholders.items():
+        if token is None or not (ids == token).any():
+            continue
+        pixels = [PIXELS[other] for other, stands_for in target.placeholders.items() if stands_for == token]
+        if all(keywords.get(option) is None for option in (*pixels, "mm_encoder_outputs")):
+            raise ValueError(f"input_ids: holds {name} tokens (id {token}), but there are no {' or '.join(pixels)}")

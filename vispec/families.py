@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 
 def _lengths(encoded: Any) -> list[int]:
-    """Features of each image, which may be a row, a map or several tiles of them."""
-    return [image.shape[:-1].numel() for image in encoded.pooler_output]
+    """Features of each image or video, which may be a row, a map or several tiles of them."""
+    return [features.shape[:-1].numel() for features in encoded.pooler_output]
 
 
 def _lengths_of_equals(encoded: Any) -> list[int]:
@@ -28,6 +28,16 @@ def _lengths_of_layers(encoded: Any) -> list[int]:
     """Each layer that gets features of the images gets as many."""
     _, features = encoded.deepstack_features[0]
     return [len(image) for image in features]
+
+
+def _all_kept(encoded: Any, inputs: Mapping[str, Any]) -> list[int]:
+    return _lengths(encoded)
+
+
+def _lengths_of_kept(encoded: Any, inputs: Mapping[str, Any]) -> list[int]:
+    """The processor leaves out what hardly differs from the frame before."""
+    lengths, is_kept = _lengths(encoded), inputs.get("video_compression_mask")
+    return lengths if is_kept is None else [int(of_video.sum()) for of_video in is_kept.split(lengths)]
 
 
 def _unchanged(tensor: Tensor, text_config: Any) -> Tensor:
@@ -53,6 +63,8 @@ class Family:
 
     Attributes:
         image_lengths: How many positions each encoded image takes, from the output of `get_image_features`.
+        video_lengths: The same of videos, from the output of the model's own encoding and the prompt's inputs.
+        video_token: Field of the config: the id that stands for the positions of a video.
         embeds: From the embedding module's output, with the text config, to what the decoder's first layer reads.
         logits: From the LM head's output, with the text config, to the model's logits.
         embeds_at: Module of the decoder whose input the draft reads; "": the decoder itself.
@@ -60,13 +72,20 @@ class Family:
     """
 
     image_lengths: Callable[[Any], list[int]] = _lengths
+    video_lengths: Callable[[Any, Mapping[str, Any]], list[int]] = _all_kept
+    video_token: str = "video_token_id"
     embeds: Callable[[Tensor, Any], Tensor] = _unchanged
     logits: Callable[[Tensor, Any], Tensor] = _unchanged
     embeds_at: str = ""
     first_position: int = 0
 
+    def lengths(self, name: str, encoded: Any, inputs: Mapping[str, Any]) -> list[int]:
+        """Positions of each "image" or of each "video"."""
+        return self.image_lengths(encoded) if name == "image" else self.video_lengths(encoded, inputs)
+
 
 PLAIN = Family()
+FRAMES_AS_IMAGES = Family(video_token="image_token_id")
 # in earlier releases its final_logit_softcapping had no effect
 PALIGEMMA_CAPS = Version(transformers.__version__) >= Version("5.23")
 # by config.model_type: models whose verification is tested token for token against their own `generate`
@@ -77,8 +96,8 @@ FAMILIES: dict[str, Family] = {
     "deepseek_vl": PLAIN,
     "fast_vlm": PLAIN,
     "gemma3": PLAIN,
-    "glm4v": PLAIN,
-    "glm_ocr": PLAIN,
+    "glm4v": FRAMES_AS_IMAGES,
+    "glm_ocr": FRAMES_AS_IMAGES,
     "got_ocr2": PLAIN,
     # images enter between the layers, the first one included; until then their embeddings are zero
     "granite4_vision": Family(
@@ -103,7 +122,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": PLAIN,
     "qwen3_vl_moe": PLAIN,
     "smolvlm": Family(image_lengths=_lengths_of_equals),
-    "video_llama_3": PLAIN,
+    "video_llama_3": Family(video_lengths=_lengths_of_kept),
     "vipllava": PLAIN,
 }
 # model_type of the text configs that the tests of these have

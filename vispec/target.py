@@ -1,4 +1,4 @@
-"""Everything that is known about a Hugging Face VLM: decoder, LM head, image positions, rotary positions."""
+"""Everything that is known about a Hugging Face VLM: decoder, LM head, placeholders, rotary positions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from vispec._C import build_info
 from vispec.attention import Verification, switched_attention, verifying
 from vispec.cache import CACHE_NAME, TreeCache
 from vispec.families import FAMILIES, PLAIN, TEXT_MODELS, why_unsupported
+from vispec.media import Run, lengths_noted, runs_of
 from vispec.tree import Tree
 
 BUILD = build_info()
@@ -32,7 +33,7 @@ class Prompt:
     logits: Tensor  # [B, V], of the last position
     embeds: Tensor  # [B, L, H], what the decoder read: token embeddings and projected image features
     features: Tensor  # [B, L, H], last hidden states, final norm applied
-    images: list[list[tuple[int, int]]]  # per sequence, (start, end) of each encoded image, in positions
+    images: list[list[Run]]  # per sequence, of its images and videos, see `vispec.media`
     starts: list[int]  # per sequence, positions of left padding
     hidden_states: tuple[Tensor, ...] | None = None  # [B, L, H] each, before every layer and after the last; if asked
 
@@ -50,7 +51,7 @@ class Reading(NamedTuple):
 
     embeds: Tensor
     features: Tensor
-    images: list[list[tuple[int, int]]]
+    images: list[list[Run]]
 
 
 @dataclass
@@ -59,7 +60,6 @@ class _Record:
 
     embeds: list[Tensor] = field(default_factory=list)
     features: list[Tensor] = field(default_factory=list)
-    image_lengths: list[int] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -114,7 +114,10 @@ class Target:
         self.family = FAMILIES.get(model.config.model_type, PLAIN)
         self.hidden_size: int = self.text_config.hidden_size
         self.vocab_size: int = self.text_config.vocab_size
-        self.image_token_id: int | None = getattr(model.config, "image_token_id", None)
+        self.placeholders: dict[str, int | None] = {  # ids that stand for the positions of an image and of a video
+            "image": getattr(model.config, "image_token_id", None),
+            "video": getattr(model.config, self.family.video_token, None),
+        }
 
     @property
     def device(self) -> torch.device:
@@ -194,7 +197,7 @@ class Target:
                 hook.remove()
 
     def prefill(self, input_ids: Tensor, model_kwargs: Mapping[str, Any], cache: TreeCache) -> Prompt:
-        """The target's own forward over prompt and images, under its own attention, into `cache`.
+        """The target's own forward over prompt, images and videos, under its own attention, into `cache`.
 
         Args:
             input_ids: int64 `[B, L]`, padded on the left.
@@ -202,13 +205,13 @@ class Target:
         """
         kwargs = {**model_kwargs, CACHE_NAME: cache, "use_cache": True}
         inputs = self.model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
-        with _recording() as record, self._image_lengths_recorded(model_kwargs, record):
+        with _recording() as record, lengths_noted(self.model, self.family, model_kwargs) as lengths:
             output = self.model(**inputs, return_dict=True)
         return Prompt(
             logits=output.logits[:, -1],
             embeds=torch.cat(record.embeds, dim=1) if record.embeds else self.embed(input_ids),
             features=torch.cat(record.features, dim=1),
-            images=self._image_runs(input_ids, record.image_lengths),
+            images=runs_of(input_ids, lengths, self.placeholders),
             starts=padding(input_ids, model_kwargs.get("attention_mask")),
             hidden_states=output.hidden_states if model_kwargs.get("output_hidden_states") else None,
         )
@@ -220,11 +223,11 @@ class Target:
         Args:
             inputs: what the model's forward takes, `input_ids` int64 `[B, L]` among them, padded on the right.
         """
-        with self.attached(), _recording() as record, self._image_lengths_recorded(inputs, record):
+        with self.attached(), _recording() as record, lengths_noted(self.model, self.family, inputs) as lengths:
             self.model(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
         ids = inputs["input_ids"]
         embeds = record.embeds[0] if record.embeds else self.embed(ids)
-        return Reading(embeds, record.features[0], self._image_runs(ids, record.image_lengths))
+        return Reading(embeds, record.features[0], runs_of(ids, lengths, self.placeholders))
 
     @contextmanager
     def verification(self) -> Iterator[None]:
@@ -265,54 +268,6 @@ class Target:
                 **wanted,
             )
         return Verified(output.logits, record.features[0], output.hidden_states if output_hidden_states else None)
-
-    @contextmanager
-    def _image_lengths_recorded(self, model_kwargs: Mapping[str, Any], record: _Record) -> Iterator[None]:
-        """Note how many positions each encoded image takes: from the images that `generate` has already encoded, or
-        by watching the model encode them (transformers 5.17 encodes them inside the forward)."""
-        encoded = model_kwargs.get("mm_encoder_outputs") or {}
-        if encoded.get("image") is not None:
-            record.image_lengths += self.family.image_lengths(encoded["image"])
-        if encoded or model_kwargs.get("pixel_values") is None:
-            yield
-            return
-        base = self.model.base_model
-        encode = getattr(base, "get_image_features", None)
-        if encode is None:
-            raise NotImplementedError(f"model: {type(base).__name__} has no get_image_features, which tells its images")
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            output = encode(*args, **kwargs)
-            if _record.get() is record:
-                record.image_lengths += self.family.image_lengths(output)
-            return output
-
-        base.get_image_features = watched
-        try:
-            yield
-        finally:
-            del base.get_image_features
-
-    def _image_runs(self, input_ids: Tensor, image_lengths: list[int]) -> list[list[tuple[int, int]]]:
-        """Cut each sequence's placeholder positions into one run an encoded image, so adjacent images stay two."""
-        count = int((input_ids == self.image_token_id).sum()) if self.image_token_id is not None else 0
-        if image_lengths and sum(image_lengths) != count:
-            raise NotImplementedError(
-                f"model: its images take {sum(image_lengths)} positions, but {count} of the prompt hold image tokens "
-                f"(id {self.image_token_id})"
-            )
-        remaining = iter(image_lengths)
-        runs: list[list[tuple[int, int]]] = []
-        for row in input_ids:
-            is_image = row == self.image_token_id if image_lengths else torch.zeros_like(row, dtype=torch.bool)
-            positions = is_image.nonzero()[:, 0].tolist()
-            runs.append([])
-            start = 0
-            while start < len(positions):
-                end = start + next(remaining)
-                runs[-1].append((positions[start], positions[end - 1] + 1))
-                start = end
-        return runs
 
 
 def _check_rotary(text_config: Any) -> None:

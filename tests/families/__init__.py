@@ -14,10 +14,3 @@ TABLE: dict[str, Family] = {
     **pixtral.FAMILIES,
     **text.FAMILIES,
 }
-
-
-def markdown() -> str:
-    """The README's table of families; `python -m families`, with `tests` on the path, prints it."""
-    rows = [(name, family.build((4, 2)).config, family.special) for name, family in sorted(TABLE.items())]
-    lines = [f"| `{name}` | `{config.get_text_config().model_type}` | {special} |" for name, config, special in rows]
-    return "\n".join(("| family | language model in the tests | what is special |", "| --- | --- | --- |", *lines))

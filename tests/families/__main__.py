@@ -1,5 +1,7 @@
-"""Print the README's table of families."""
+"""Run every case of every family, and print the README's table of families."""
 
-from families import markdown
+from families import TABLE
+from families.cases import CASES, layouts_in, markdown, outcome
 
-print(markdown())
+cells = [(name, case) for name in TABLE for case in CASES if layouts_in(name, case)]
+print(markdown({cell: outcome(*cell) for cell in cells}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ from transformers import PreTrainedModel
 
 VOCAB_SIZE = 160
 IMAGE_TOKEN, VIDEO_TOKEN, START_TOKEN, END_TOKEN, BREAK_TOKEN = 151, 152, 153, 154, 155
-FIRST_SPECIAL, LAST_SPECIAL = IMAGE_TOKEN, BREAK_TOKEN  # never drawn for a text, never written
+VIDEO_START, VIDEO_END = 156, 157
+TIMES = (20, 21, 22, 23, 24, 25, 26, 27)  # text before a video's frames
+FIRST_SPECIAL, LAST_SPECIAL = IMAGE_TOKEN, VIDEO_END  # never drawn for a text, never written
 HEAD_DIM = 16
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 UNTIED = {"tie_word_embeddings": False}  # tied and random, a model would repeat its last token
@@ -23,11 +25,27 @@ Heads = tuple[int, int]  # query heads, key/value heads
 
 
 @dataclass(frozen=True)
-class Images:
-    """What a processor would make of some images: the vision tower's inputs, and the ids that stand for each image."""
+class Visuals:
+    """What a processor would make of some images or videos.
+
+    Attributes:
+        inputs: Of the vision tower.
+        pieces: Of each image or video: ids that stand for it, cut so that a piece is one run for the draft, as
+            `vispec.media` says: from its first placeholder to its last.
+    """
 
     inputs: dict[str, Tensor]
-    ids: list[list[int]]
+    pieces: list[list[list[int]]]
+
+
+MakeVisuals = Callable[[PreTrainedModel, int, random.Random], Visuals]  # for a model, so many
+OfRows = Callable[[Sequence[dict[str, Tensor]]], dict[str, Tensor]]
+
+
+def concatenated(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The vision tower's inputs of a batch: of one sequence after the other."""
+    names = [name for row in rows for name in row]
+    return {name: torch.cat([row[name] for row in rows if name in row]) for name in dict.fromkeys(names)}
 
 
 @dataclass(frozen=True)
@@ -36,8 +54,9 @@ class Family:
 
     Attributes:
         build: A model with so many heads.
-        images: Random images for such a model; None where the family reads text alone.
-        of_ids: Further inputs that follow from the prompt's ids `[1, L]`.
+        images, videos: Random ones for such a model; None where the family reads none.
+        of_ids: Further inputs that follow from the prompts' ids `[B, L]`.
+        of_rows: The vision tower's inputs of a batch, from those of its sequences.
         model_type: As its config says.
         special: What its language model brings beside plain attention.
         has_sdpa: Whether all its parts, the tower included, run torch's scaled_dot_product_attention.
@@ -45,8 +64,10 @@ class Family:
 
     build: Callable[[Heads], PreTrainedModel]
     model_type: str
-    images: Callable[[PreTrainedModel, int, random.Random], Images] | None = None
+    images: MakeVisuals | None = None
     of_ids: Callable[[Tensor], dict[str, Tensor]] = lambda ids: {}
+    videos: MakeVisuals | None = None
+    of_rows: OfRows = concatenated
     special: str = ""
     has_sdpa: bool = True
 
@@ -74,12 +95,17 @@ def noise(rng: random.Random, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(rng.randrange(2**31)))
 
 
-def squares(side: int, length: int, *, start: int | None = None, end: int | None = None) -> Any:
-    """An `images` function: each is `side` pixels wide and high and takes `length` positions, between two tokens."""
+def images_of(inputs: dict[str, Tensor], ids: Sequence[list[int]]) -> Visuals:
+    """Images of one run each, for which these ids stand."""
+    return Visuals(inputs, [[of_image] for of_image in ids])
 
-    def images(model: PreTrainedModel, count: int, rng: random.Random) -> Images:
-        ids = [[token for token in (start, *[IMAGE_TOKEN] * length, end) if token is not None]] * count
-        return Images({"pixel_values": noise(rng, count, 3, side, side)}, ids)
+
+def squares(side: int, length: int, *, start: int | None = None, end: int | None = None) -> MakeVisuals:
+    """Images of `side` pixels a side; each takes `length` positions, between two tokens."""
+
+    def images(model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
+        ids = [token for token in (start, *[IMAGE_TOKEN] * length, end) if token is not None]
+        return images_of({"pixel_values": noise(rng, count, 3, side, side)}, [ids] * count)
 
     return images
 

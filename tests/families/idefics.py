@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import (
     Idefics2Config,
     Idefics2ForConditionalGeneration,
@@ -22,11 +25,14 @@ from families.common import (
     HEAD_DIM,
     IMAGE_TOKEN,
     START_TOKEN,
+    TIMES,
     VISION,
     WINDOW,
     Family,
     Heads,
-    Images,
+    MakeVisuals,
+    Visuals,
+    noise,
     squares,
     text_fields,
 )
@@ -68,16 +74,30 @@ def _smolvlm(heads: Heads) -> PreTrainedModel:
     return SmolVLMForConditionalGeneration(SmolVLMConfig(**_fields(heads)))
 
 
-def _framed(length: int) -> Any:
-    def images(model: PreTrainedModel, count: int, rng: random.Random) -> Images:
+def _framed(length: int) -> MakeVisuals:
+    def images(model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
         images = squares(32, length, start=START_TOKEN, end=END_TOKEN)(model, count, rng)
-        return Images({"pixel_values": images.inputs["pixel_values"][None]}, images.ids)
+        return Visuals({"pixel_values": images.inputs["pixel_values"][None]}, images.pieces)
 
     return images
 
 
+def _frames(model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
+    """Of videos: images, each after its time."""
+    frames = [rng.randint(1, 3) for _ in range(count)]
+    images = iter(_framed(4)(model, sum(frames), rng).pieces)
+    pieces = [[[time, *next(images)[0]] for time in TIMES[:of_video]] for of_video in frames]
+    return Visuals({"pixel_values": noise(rng, 1, sum(frames), 3, 32, 32)}, pieces)
+
+
+def _padded(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A sequence with fewer images gets black ones behind its own."""
+    images = [row.get("pixel_values", torch.zeros(1, 0, 3, 32, 32))[0] for row in rows]
+    return {"pixel_values": torch.nn.utils.rnn.pad_sequence(images, batch_first=True)}
+
+
 FAMILIES = {
-    "idefics2": Family(_idefics2, "idefics2", _framed(3), special="sliding windows"),
-    "idefics3": Family(_idefics3, "idefics3", _framed(4)),
-    "smolvlm": Family(_smolvlm, "smolvlm", _framed(4)),
+    "idefics2": Family(_idefics2, "idefics2", _framed(3), of_rows=_padded, special="sliding windows"),
+    "idefics3": Family(_idefics3, "idefics3", _framed(4), of_rows=_padded),
+    "smolvlm": Family(_smolvlm, "smolvlm", _framed(4), videos=_frames, of_rows=_padded),
 }

@@ -27,7 +27,18 @@ from transformers import (
     VipLlavaForConditionalGeneration,
 )
 
-from families.common import IMAGE_TOKEN, VIDEO_TOKEN, VISION, Family, Heads, Images, noise, squares, text_fields
+from families.common import (
+    IMAGE_TOKEN,
+    VIDEO_TOKEN,
+    VISION,
+    Family,
+    Heads,
+    Visuals,
+    images_of,
+    noise,
+    squares,
+    text_fields,
+)
 
 PINPOINTS = [[16, 32], [32, 16], [32, 32]]
 
@@ -110,11 +121,18 @@ def _granite4_vision(heads: Heads) -> PreTrainedModel:
     return Granite4VisionForConditionalGeneration(config)
 
 
-def _tiled(per_tile: int, model: PreTrainedModel, count: int, rng: random.Random) -> Images:
+def _tiled(per_tile: int, model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
     """Images of several tiles and of any shape; padding is cut off, so that no two are alike in length."""
     sizes = torch.tensor([[rng.randint(8, 40), rng.randint(8, 40)] for _ in range(count)])
     inputs: dict[str, Any] = {"pixel_values": noise(rng, count, 5, 3, 16, 16), "image_sizes": sizes}
-    return Images(inputs, [[IMAGE_TOKEN] * _tiled_length(size, per_tile) for size in sizes.tolist()])
+    return images_of(inputs, [[IMAGE_TOKEN] * _tiled_length(size, per_tile) for size in sizes.tolist()])
+
+
+def _tiled_if_alone(model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
+    """As above, but where a prompt has several images, each is one tile and a newline."""
+    images = _tiled(4, model, count, rng)
+    pieces = images.pieces if count == 1 else [[[IMAGE_TOKEN] * 17]] * count
+    return Visuals({**images.inputs, "batch_num_images": torch.tensor([count])}, pieces)
 
 
 def _tiled_length(size: list[int], per_tile: int) -> int:
@@ -134,12 +152,30 @@ def _tiled_length(size: list[int], per_tile: int) -> int:
     return per_tile**2 + rows * (columns + 1)
 
 
+def _whole(per_frame: int, spare: int, model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
+    """Videos of three frames, one after the other."""
+    ids = [VIDEO_TOKEN] * (3 * per_frame + spare)
+    return Visuals({"pixel_values_videos": noise(rng, count, 3, 3, 16, 16)}, [[ids]] * count)
+
+
 FAMILIES = {
     "llava": Family(_llava, "llava", squares(32, 16)),
     "vipllava": Family(_vipllava, "vipllava", squares(32, 16), special="features of several vision layers"),
     "llava_next": Family(_llava_next, "llava_next", partial(_tiled, 4), special="tiles of any shape"),
-    "llava_next_video": Family(_llava_next_video, "llava_next_video", partial(_tiled, 4), special="tiles of any shape"),
-    "llava_onevision": Family(_llava_onevision, "llava_onevision", partial(_tiled, 4), special="tiles of any shape"),
+    "llava_next_video": Family(
+        _llava_next_video,
+        "llava_next_video",
+        partial(_tiled, 4),
+        videos=partial(_whole, 4, 0),
+        special="tiles of any shape",
+    ),
+    "llava_onevision": Family(
+        _llava_onevision,
+        "llava_onevision",
+        _tiled_if_alone,
+        videos=partial(_whole, 4, 1),  # ends in a newline
+        special="tiles of any shape where an image is alone",
+    ),
     "granite4_vision": Family(
         _granite4_vision,
         "granite4_vision",

@@ -38,13 +38,15 @@ from families.common import (
     HEAD_DIM,
     IMAGE_TOKEN,
     START_TOKEN,
+    TIMES,
     UNTIED,
     VIDEO_TOKEN,
     VISION,
     WINDOW,
     Family,
     Heads,
-    Images,
+    Visuals,
+    noise,
     squares,
     text_fields,
 )
@@ -159,15 +161,29 @@ def _aria(heads: Heads) -> PreTrainedModel:
     return AriaForConditionalGeneration(config)
 
 
-def _tiles_of_a_row(model: PreTrainedModel, count: int, rng: random.Random) -> Images:
-    """Pixels come with the batch in front."""
+def _tiles(model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
+    """Images of one tile each."""
     images = squares(32, 4)(model, count, rng)
-    return Images({"pixel_values": images.inputs["pixel_values"][None]}, images.ids)
+    return Visuals({"pixel_values": images.inputs["pixel_values"][:, None]}, images.pieces)
+
+
+def _adjacent_frames(model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
+    """Videos of two frames, encoded as images, with nothing between them."""
+    frames = [[VIDEO_TOKEN] * 4] * 2
+    return Visuals({"pixel_values_videos": noise(rng, count, 2, 3, 32, 32)}, [frames] * count)
+
+
+def _numbered_frames(model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
+    """Videos whose frames are images to the model, each after its number."""
+    frames = [rng.randint(1, 3) for _ in range(count)]
+    image = [START_TOKEN, *[IMAGE_TOKEN] * 4, END_TOKEN]
+    pieces = [[[time, *image] for time in TIMES[:of_video]] for of_video in frames]
+    return Visuals({"pixel_values": noise(rng, sum(frames), 3, 32, 32)}, pieces)
 
 
 FRAME = {"start": START_TOKEN, "end": END_TOKEN}
 FAMILIES = {
-    "internvl": Family(_internvl, "internvl", squares(32, 4, **FRAME)),
+    "internvl": Family(_internvl, "internvl", squares(32, 4, **FRAME), videos=_numbered_frames),
     "got_ocr2": Family(_got_ocr2, "got_ocr2", squares(64, 16, **FRAME)),
     "aya_vision": Family(
         _aya_vision, "aya_vision", squares(32, 4), special="sliding windows, layers without positions"
@@ -179,7 +195,9 @@ FAMILIES = {
     "fast_vlm": Family(
         _fast_vlm, "fast_vlm", squares(64, 16), special="convolutional tower (not timm's own)", has_sdpa=False
     ),
-    "perception_lm": Family(_perception_lm, "perception_lm", _tiles_of_a_row, special="tower not timm's own"),
+    "perception_lm": Family(
+        _perception_lm, "perception_lm", _tiles, videos=_adjacent_frames, special="tower not timm's own"
+    ),
     "ovis2": Family(_ovis2, "ovis2", squares(32, 4, **FRAME), special="visual vocabulary"),
     "aria": Family(_aria, "aria", squares(32, 5), special="experts"),
 }

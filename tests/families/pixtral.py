@@ -28,7 +28,8 @@ from families.common import (
     WINDOW,
     Family,
     Heads,
-    Images,
+    Visuals,
+    images_of,
     noise,
     text_fields,
 )
@@ -53,7 +54,7 @@ def _lighton_ocr(heads: Heads) -> PreTrainedModel:
     )
 
 
-def _rows(model: PreTrainedModel, count: int, rng: random.Random) -> Images:
+def _rows(model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
     """Each row ends in a token of its own, the last one in another."""
     sides = [(rng.randint(1, 4), rng.randint(2, 4)) for _ in range(count)]
     ids: list[list[int]] = []
@@ -61,7 +62,7 @@ def _rows(model: PreTrainedModel, count: int, rng: random.Random) -> Images:
         row = [*[IMAGE_TOKEN] * columns, BREAK_TOKEN]
         ids.append([*(row * rows)[:-1], END_TOKEN])
     sizes: Tensor = torch.tensor([[8 * rows, 8 * columns] for rows, columns in sides])
-    return Images({"pixel_values": noise(rng, count, 3, 32, 32), "image_sizes": sizes}, ids)
+    return images_of({"pixel_values": noise(rng, count, 3, 32, 32), "image_sizes": sizes}, ids)
 
 
 FAMILIES = {

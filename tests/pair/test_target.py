@@ -32,7 +32,7 @@ def inputs():
 
 def test_shape(tokenizer, model):
     target = Target(model)
-    assert target.image_token_id == tokenizer.convert_tokens_to_ids("<image>")
+    assert target.placeholders["image"] == tokenizer.convert_tokens_to_ids("<image>")
     assert target.vocab_size == len(tokenizer)
     assert target.hidden_size == HIDDEN_SIZE
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight

@@ -59,7 +59,7 @@ def test_the_result_loads_and_answers(trained):
     model = AutoModelForImageTextToText.from_pretrained(trained / "target", dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(trained / "target")
     assert model.config.text_config.num_hidden_layers == 4
-    assert Target(model).image_token_id == processor.image_token_id
+    assert Target(model).placeholders["image"] == processor.image_token_id
     saved = torch.load(trained / "checkpoint.pt", weights_only=True)["model"]
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, saved[name].bfloat16().float()), name
