@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,21 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of `pytest -n` hands its counts on."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["counts"] = [[*key, lossless.COMPARED[key], lossless.NEAR_TIES[key]] for key in lossless.COMPARED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: Any) -> None:
+    """The counts of a worker that has finished."""
+    for family, dtype, compared, near_ties in getattr(node, "workeroutput", {}).get("counts", ()):
+        lossless.COMPARED[family, dtype] += compared
+        lossless.NEAR_TIES[family, dtype] += near_ties
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
