@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from contextlib import nullcontext
 from threading import Event, Thread
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 import vispec
 from lossless import assert_same_text, plain_text
-from models import BUILDERS, make_draft, make_prompt, make_target
+from models import BUILDERS, make_batch, make_draft, make_prompt, make_target
 from vispec import cycles
 from vispec.graphs import CudaCapture, Replayer, no_capture
 from vispec.tree import TreeConfig
@@ -30,8 +31,13 @@ def on_gpu(family: str, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedM
 
 def prompt_for(model: PreTrainedModel, seed: int) -> dict[str, Tensor]:
     """With an image where the family knows images."""
+    return batch_for(model, [seed])
+
+
+def batch_for(model: PreTrainedModel, seeds: Iterable[int]) -> dict[str, Tensor]:
+    """A prompt for each seed."""
     layout = "text" if model.config.model_type in ("llama", "qwen2") else "one image"
-    inputs = make_prompt(model, layout, random.Random(seed))
+    inputs = make_batch([make_prompt(model, layout, random.Random(seed)) for seed in seeds])
     return {name: x.to("cuda", model.dtype) if x.is_floating_point() else x.to("cuda") for name, x in inputs.items()}
 
 
@@ -58,6 +64,25 @@ def test_captured_is_uncaptured(family: str) -> None:
         plain = vispec.generate(model, draft, inputs, **options)
     assert torch.equal(captured.sequences, plain.sequences)
     assert torch.equal(captured.speculation.num_accepted, plain.speculation.num_accepted)
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_batches(family: str) -> None:
+    """Ragged, finishing one after the other; captured, with processors on the host, and drawn."""
+    model, draft = on_gpu(family)
+    inputs = batch_for(model, range(4))
+    options: dict[str, Any] = {"max_new_tokens": 60, "eos_token_id": list(range(3, 23)), "pad_token_id": 1}
+    for processing in ({}, {"repetition_penalty": 1.2}):
+        plain = model.generate(**inputs, do_sample=False, **options, **processing)
+        assert torch.equal(vispec.generate(model, draft, inputs, do_sample=False, **options, **processing), plain)
+    with pytest.warns(UserWarning, match="logits processors"):
+        ours = vispec.generate(model, draft, inputs, do_sample=False, no_repeat_ngram_size=2, **options)
+    assert torch.equal(ours, model.generate(**inputs, do_sample=False, no_repeat_ngram_size=2, **options))
+    drawn = []
+    for drafted in (None, draft):
+        torch.manual_seed(0)
+        drawn.append(vispec.generate(model, drafted, inputs, do_sample=True, num_return_sequences=2, **options))
+    assert torch.equal(*drawn)
 
 
 def test_kept_cycles_grow_and_return(monkeypatch: pytest.MonkeyPatch) -> None:
