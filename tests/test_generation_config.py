@@ -88,21 +88,21 @@ SAMPLED: dict[str, Any] = {
     "num_return_sequences": 3,
 }
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
-    "num_beams": (2, NotImplementedError, "num_beams=2 is not supported yet"),
-    "use_cache": (False, NotImplementedError, "use_cache=False is not supported yet"),
-    "cache_implementation": ("static", NotImplementedError, "cache_implementation='static' is not supported yet"),
-    "guidance_scale": (1.5, NotImplementedError, "guidance_scale=1.5 is not supported yet"),
-    "token_healing": (True, NotImplementedError, "token_healing=True is not supported yet"),
-    "penalty_alpha": (0.6, NotImplementedError, "penalty_alpha=0.6 is not supported yet"),
-    "output_attentions": (True, NotImplementedError, "output_attentions=True is not supported yet"),
-    "prompt_lookup_num_tokens": (3, NotImplementedError, "prompt_lookup_num_tokens=3 is not supported yet"),
-    "prefill_chunk_size": (2, NotImplementedError, "prefill_chunk_size=2 is not supported yet"),
-    "dola_layers": ("low", NotImplementedError, "expected greedy search or sampling, got GenerationMode.DOLA"),
-    "force_words_ids": ([[3]], NotImplementedError, "expected greedy search or sampling, got GenerationMode.CONSTR"),
-    "constraints": ([object()], NotImplementedError, "expected greedy search or sampling, got GenerationMode.CONSTR"),
-    "assistant_early_exit": (1, NotImplementedError, "expected greedy search or sampling, got GenerationMode.ASSISTED"),
+    "num_beams": (2, NotImplementedError, "num_beams=2 is not supported: "),
+    "use_cache": (False, NotImplementedError, "use_cache=False is not supported: "),
+    "cache_implementation": ("static", NotImplementedError, "cache_implementation='static' is not supported: "),
+    "guidance_scale": (1.5, NotImplementedError, "guidance_scale=1.5 is not supported: "),
+    "token_healing": (True, NotImplementedError, "token_healing=True is not supported: "),
+    "penalty_alpha": (0.6, NotImplementedError, "penalty_alpha=0.6 is not supported: "),
+    "output_attentions": (True, NotImplementedError, "output_attentions=True is not supported: "),
+    "prompt_lookup_num_tokens": (3, NotImplementedError, "prompt_lookup_num_tokens=3 is not supported: "),
+    "prefill_chunk_size": (2, NotImplementedError, "prefill_chunk_size=2 is not supported: "),
+    "dola_layers": ("low", NotImplementedError, "dola_layers='low' is not supported: "),
+    "force_words_ids": ([[3]], NotImplementedError, "force_words_ids=list is not supported: "),
+    "constraints": ([object()], NotImplementedError, "constraints=list is not supported: "),
+    "assistant_early_exit": (1, NotImplementedError, "assistant_early_exit=1 is not supported: "),
     "stop_strings": (["word"], ValueError, "stop_strings: expected the model's tokenizer, too"),  # test_outputs.py
-    "use_mtp": (True, NotImplementedError, "expected greedy search or sampling, got GenerationMode.ASSISTED"),
+    "use_mtp": (True, NotImplementedError, "use_mtp=True is not supported: "),
 }
 ARGUMENTS = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name != "transformers_version"]
 

@@ -20,24 +20,56 @@ from vispec.media import PIXELS
 from vispec.target import Target
 
 GUIDANCE = (ClassifierFreeGuidanceLogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
-# options of `generate` that change the result and are not supported, with the values that are
-SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
-    "assistant_model": (None,),
-    "assistant_tokenizer": (None,),
-    "cache_implementation": (None, "dynamic"),
-    "guidance_scale": (None, 1, 1.0),
-    "inputs_embeds": (None,),
-    "negative_prompt_ids": (None,),
-    "num_beams": (None, 1),
-    "output_attentions": (None, False),
-    "past_key_values": (None,),
-    "penalty_alpha": (None, 0, 0.0),
-    "prefill_chunk_size": (None,),
-    "prompt_lookup_num_tokens": (None,),
-    "synced_gpus": (None, False),
-    "token_healing": (None, False),
-    "use_cache": (None, True),
-    CACHE_NAME: (None,),
+# the way out where there is no other
+OWN = "the model's own generate does it (where vispec.accelerate replaced that: after its remove())"
+_ONE_GUESSER = f"the draft guesses already, and its guesses are checked as trees; leave it out, or {OWN}"
+_ONE_TEXT = f"a cycle goes on with one text a sequence; {OWN}"
+_GUIDANCE = f"guidance runs the model twice for a token, the second time on another prompt; {OWN}"
+# options of `generate` that change the result or how it comes about: the values that are supported, and why no other
+# is and what to do instead
+SUPPORTED_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "assistant_early_exit": ((None,), _ONE_GUESSER),
+    "assistant_model": ((None,), _ONE_GUESSER),
+    "assistant_tokenizer": ((None,), _ONE_GUESSER),
+    "cache_implementation": (
+        (None, "dynamic"),
+        "trees are verified in a cache of vispec's own, which is static already; leave it out, the text is the same",
+    ),
+    "constraints": ((None,), _ONE_TEXT),
+    "dola_layers": ((None,), f"a token's logits would hang on those of other layers; {OWN}"),
+    "force_words_ids": ((None,), _ONE_TEXT),
+    "guidance_scale": ((None, 1, 1.0), _GUIDANCE),
+    "inputs_embeds": (
+        (None,),
+        f"the draft reads tokens, and where images are among them; pass input_ids and pixel_values, or {OWN}",
+    ),
+    "negative_prompt_ids": ((None,), _GUIDANCE),
+    "num_beams": ((None, 1), _ONE_TEXT),
+    "output_attentions": (
+        (None, False),
+        "trees are verified without ever writing attention weights down; run the model's forward over the finished "
+        "text for them",
+    ),
+    "past_key_values": ((None,), "the draft, too, must have read what it holds; pass the whole text without it"),
+    "penalty_alpha": (
+        (None, 0, 0.0),
+        f"contrastive search compares a token's hidden state with all before it; {OWN}",
+    ),
+    "prefill_chunk_size": ((None,), "a prompt is read in one pass; leave it out, the text is the same"),
+    "prompt_lookup_num_tokens": ((None,), _ONE_GUESSER),
+    "synced_gpus": (
+        (None, False),
+        "processes that share one model's weights would have to run as many cycles as the others; hold all weights in "
+        f"each process, or {OWN}",
+    ),
+    "token_healing": (
+        (None, False),
+        "it rewrites the prompt after images and draft have seen it; pass input_ids from "
+        "model.heal_tokens(input_ids, tokenizer)",
+    ),
+    "use_cache": ((None, True), "a cycle reads the text from a cache; leave it out, the text is the same"),
+    "use_mtp": ((None, False), _ONE_GUESSER),
+    CACHE_NAME: ((None,), "the draft, too, must have read what it holds; pass the whole text without it"),
 }
 
 
@@ -63,26 +95,31 @@ def check_mode(target: Target) -> None:
         where = f" in {training}" if training else ""
         raise ValueError(f"model: expected eval mode, got training mode{where} (dropout would change the text)")
     if torch.is_autocast_enabled(target.device.type):
-        raise NotImplementedError("torch.autocast is not supported yet; load the model in the dtype it is to run in")
+        raise NotImplementedError(
+            "torch.autocast is not supported: draft and caches have the model's own dtype; load it in the dtype that it "
+            "is to run in"
+        )
 
 
 def check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
     if keywords.get("custom_generate") is not None:
-        raise NotImplementedError("custom_generate: vispec is one itself, and only one can decode")
+        raise NotImplementedError(
+            f"custom_generate: vispec is one itself, and only one can decode; leave it out, or {OWN}"
+        )
     generator = keywords.get("generator")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator, got {type(generator).__name__}")
     config = keywords.get("generation_config")
     if config is not None and not isinstance(config, GenerationConfig):
         raise TypeError(f"generation_config: expected a GenerationConfig, got {type(config).__name__}")
-    for name, supported in SUPPORTED_VALUES.items():
+    for name, (supported, otherwise) in SUPPORTED_VALUES.items():
         value = keywords.get(name)
         for source in (config, model.generation_config):
             value = getattr(source, name, None) if value is None else value
         is_plain = isinstance(value, (bool, int, float, str))
         if not any(value is option or (is_plain and value == option) for option in supported):
             shown = repr(value) if is_plain else type(value).__name__
-            raise NotImplementedError(f"{name}={shown} is not supported yet")
+            raise NotImplementedError(f"{name}={shown} is not supported: {otherwise}")
 
 
 def check_processors(processors: LogitsProcessorList) -> None:
@@ -90,7 +127,7 @@ def check_processors(processors: LogitsProcessorList) -> None:
         if isinstance(processor, GUIDANCE):
             raise NotImplementedError(
                 f"logits_processor: {type(processor).__name__} runs the model beside it or on twice the batch, "
-                "which is not supported; call the model's own generate"
+                f"which is not supported; {OWN}"
             )
 
 

@@ -18,6 +18,7 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from vispec.arguments import (
+    OWN,
     as_keywords,
     check_draft,
     check_inputs,
@@ -172,7 +173,7 @@ class _Accelerator:
         ) -> Tensor | SpeculativeOutput:
             mode = generation_config.get_generation_mode()
             if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-                raise NotImplementedError(f"expected greedy search or sampling, got {mode}")
+                raise NotImplementedError(f"expected greedy search or sampling, got {mode}; {OWN}")
             check_processors(logits_processor)
             check_mask(input_ids, model_kwargs.get("attention_mask"))  # generate makes one where it sees pad tokens
             wants_more = generation_config.return_dict_in_generate
