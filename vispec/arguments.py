@@ -96,8 +96,8 @@ def check_mode(target: Target) -> None:
         raise ValueError(f"model: expected eval mode, got training mode{where} (dropout would change the text)")
     if torch.is_autocast_enabled(target.device.type):
         raise NotImplementedError(
-            "torch.autocast is not supported: draft and caches have the model's own dtype; load it in the dtype that it "
-            "is to run in"
+            "torch.autocast is not supported: draft and caches have the model's own dtype; load it in the dtype "
+            "that it is to run in"
         )
 
 
