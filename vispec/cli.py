@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vispec.bench.options import add_arguments as add_bench_arguments
 from vispec.commands.options import add_arguments as add_answer_arguments
 from vispec.commands.values import positive, tree
 from vispec.info import package_version
@@ -17,8 +18,16 @@ from vispec.pictures import PICTURES
 from vispec.training.options import add_arguments as add_training_arguments
 
 # of commands whose module is not called as they are
-MODULES = {"generate": "vispec.commands.generate", "chat": "vispec.commands.chat"}
-EXTRAS = {"demo": ("PIL", "jinja2", "rich"), "train": ("PIL", "accelerate", "jinja2")}  # packages of an extra
+MODULES = {
+    "generate": "vispec.commands.generate",
+    "chat": "vispec.commands.chat",
+    "bench": "vispec.bench.command",
+}
+EXTRAS = {  # packages of an extra
+    "bench": ("PIL", "jinja2", "matplotlib", "rich"),
+    "demo": ("PIL", "jinja2", "rich"),
+    "train": ("PIL", "accelerate", "jinja2"),
+}
 EXTRA_OF = {"generate": "demo", "chat": "demo"}  # of commands that have none of their own
 
 
@@ -64,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     chat = commands.add_parser("chat", help="talk, about images or nothing in particular")
     add_answer_arguments(chat, max_new_tokens=1024)
     add_training_arguments(commands.add_parser("train", help="train a draft for a target of yours, on its own answers"))
+    add_bench_arguments(commands.add_parser("bench", help="a target with and without its draft, beside its peers"))
     _add_shortlist(commands.add_parser("shortlist", help="let a draft guess none but the most frequent tokens"))
     commands.add_parser("info", help="versions, back ends, and what is missing and why")
     return parser

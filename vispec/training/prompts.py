@@ -135,7 +135,7 @@ def append_tokens(inputs: Mapping[str, Tensor], tokens: Sequence[int]) -> dict[s
     grown = dict(inputs)
     for name in _per_token(inputs):
         grown[name] = F.pad(inputs[name], (0, len(tokens)), value=1 if name == "attention_mask" else 0)
-    grown["input_ids"] = torch.cat([ids, torch.tensor([tokens], dtype=ids.dtype)], dim=1)
+    grown["input_ids"] = torch.cat([ids, ids.new_tensor([tokens])], dim=1)
     return grown
 
 
