@@ -98,9 +98,10 @@ def test_cache_that_comes_back(batch: Batch) -> None:
         new = plain.get_seq_length() - inputs["input_ids"].shape[1]
         rows = torch.nn.functional.pad(inputs["attention_mask"], (0, new), value=1).bool()
         for found, rows_of in ((layer.keys, expected.keys), (layer.values, expected.values)):
-            last = rows_of.shape[2]  # all, or with a sliding window as many as are seen
-            kept = found[:, :, rows.shape[1] - last : rows.shape[1]].transpose(1, 2)[rows[:, -last:]]
-            torch.testing.assert_close(kept, rows_of.transpose(1, 2)[rows[:, -last:]], rtol=0, atol=2e-5)
+            assert found.shape == rows_of.shape
+            last = rows[:, -found.shape[2] :]  # all, or with a sliding window as many as are seen
+            kept, expected_rows = found.transpose(1, 2)[last], rows_of.transpose(1, 2)[last]
+            torch.testing.assert_close(kept, expected_rows, rtol=0, atol=2e-5)
 
 
 class Watches(StoppingCriteria):

@@ -209,5 +209,5 @@ def test_cache_that_comes_back_is_not_taken(llama: Pair) -> None:
     """A cache of an earlier call is a user's cache like any other."""
     first = vispec.generate(*llama, IDS, max_new_tokens=5, return_dict_in_generate=True)
     assert isinstance(first.past_key_values, Cache)
-    with refused(llama[0], NotImplementedError, "past_key_values=TreeCache is not supported: "):
+    with refused(llama[0], NotImplementedError, "past_key_values=DynamicCache is not supported: "):
         vispec.generate(*llama, first.sequences, past_key_values=first.past_key_values)

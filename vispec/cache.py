@@ -154,13 +154,8 @@ class TreeCache(Cache):
         for layer in self.layers:
             layer.length = length
 
-    def detached(self) -> TreeCache:
-        """A copy of the rows in use, of no more capacity than those."""
+    def copy_to(self, cache: Cache) -> None:
+        """Append the rows in use, in all layers."""
         length = self.get_seq_length()
-        copy = TreeCache(len(self.layers), length, len(self.cache_len), self.cache_len.device)
-        for own, new in zip(self.layers, copy.layers, strict=True):
-            new.lazy_initialization(own.keys[:, :, :length], own.values[:, :, :length])
-            new.keys.copy_(own.keys[:, :, :length])
-            new.values.copy_(own.values[:, :, :length])
-            new.length = length
-        return copy
+        for index, layer in enumerate(self.layers):
+            cache.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)

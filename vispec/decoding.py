@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
-from vispec.cache import TreeCache
 from vispec.draft.drafter import MAX_CHAIN, Drafter
 from vispec.graphs import Replayer
 from vispec.ops import accept_path
@@ -48,7 +48,7 @@ class Decoded:
 
     sequences: Tensor
     speculation: Speculation
-    cache: TreeCache
+    cache: Cache
     hidden_states: list[tuple[Tensor, ...]] | None
 
 

@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MethodType, TracebackType
 from typing import Any, Literal
 
@@ -48,9 +48,11 @@ PATH_WARNING = (
 )
 
 
-@dataclass
 class SpeculativeOutput(GenerateDecoderOnlyOutput):
-    """transformers' output of `generate` and, in `speculation`, what speculation did."""
+    """transformers' output of `generate`, and `speculation`: what speculation did.
+
+    That is an attribute and no field: keys, items, tuple and length are those of transformers' own output.
+    """
 
     speculation: Speculation | None = None
 
@@ -190,14 +192,15 @@ class _Accelerator:
                 streamer.end()
             if not wants_more:
                 return decoded.sequences
-            return SpeculativeOutput(
+            output = SpeculativeOutput(
                 sequences=decoded.sequences,
                 scores=text.scores,
                 logits=text.logits,
                 hidden_states=None if decoded.hidden_states is None else tuple(decoded.hidden_states),
-                speculation=decoded.speculation,
                 **{CACHE_NAME: decoded.cache},
             )
+            output.speculation = decoded.speculation
+            return output
 
         with target.exclusive():
             check_verification(target)
@@ -214,7 +217,7 @@ class _Accelerator:
         wants_cache: bool,
     ) -> Decoded:
         """Text, statistics and cache; tokens are drawn where there is a `seed`."""
-        model_kwargs.pop(CACHE_NAME, None)  # generate's empty cache; the cycle brings its own
+        own_cache = model_kwargs.pop(CACHE_NAME)  # generate's empty one, of a kind that is usual for the model
         budget = int(min(text.stops.max_length - text.length, MAX_FIRST_ROWS))
         rules = rules_of(processors, samples=seed is not None)
         by_path = rules is None or text.keeps_any or bool(model_kwargs.get("output_hidden_states"))
@@ -226,8 +229,9 @@ class _Accelerator:
             decoded = decode(
                 self.target, cycle, plan, input_ids, model_kwargs, chooser, text, ahead, keeps_cache=wants_cache
             )
-            if cycle.is_kept and wants_cache:
-                decoded = replace(decoded, cache=decoded.cache.detached())
+            if wants_cache:
+                cycle.cache.copy_to(own_cache)
+                decoded = replace(decoded, cache=own_cache)
         return decoded
 
     @contextmanager
