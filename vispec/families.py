@@ -34,6 +34,10 @@ def _all_kept(encoded: Any, inputs: Mapping[str, Any]) -> list[int]:
     return _lengths(encoded)
 
 
+def _lengths_with_newline(encoded: Any, inputs: Mapping[str, Any]) -> list[int]:
+    return [length + 1 for length in _lengths(encoded)]
+
+
 def _lengths_of_kept(encoded: Any, inputs: Mapping[str, Any]) -> list[int]:
     """The processor leaves out what hardly differs from the frame before."""
     lengths, is_kept = _lengths(encoded), inputs.get("video_compression_mask")
@@ -88,6 +92,8 @@ PLAIN = Family()
 FRAMES_AS_IMAGES = Family(video_token="image_token_id")
 # in earlier releases its final_logit_softcapping had no effect
 PALIGEMMA_CAPS = Version(transformers.__version__) >= Version("5.23")
+# in earlier releases the newline after a video was added later
+ONEVISION_NEWLINE = Version(transformers.__version__) >= Version("5.18")
 # by config.model_type: models whose verification is tested token for token against their own `generate`
 FAMILIES: dict[str, Family] = {
     "aria": PLAIN,
@@ -111,7 +117,7 @@ FAMILIES: dict[str, Family] = {
     "llava": PLAIN,
     "llava_next": PLAIN,
     "llava_next_video": PLAIN,
-    "llava_onevision": PLAIN,
+    "llava_onevision": Family(video_lengths=_all_kept if ONEVISION_NEWLINE else _lengths_with_newline),
     "mistral3": PLAIN,
     "ovis2": PLAIN,
     "paligemma": Family(logits=_capped if PALIGEMMA_CAPS else _unchanged, first_position=1),
