@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # All that only a machine with a GPU can show: `benchmarks/gpu_check.sh DIR`. Builds from what is installed (torch,
-# transformers, ninja, pybind11, nvcc; no network), runs the GPU tests, compute-sanitizer, kernel and end-to-end benchmarks,
-# and prints a short table last. A part that fails or takes too long does not stop the next. DIR gets at most 8 files. About
-# 8 minutes; --long adds the peers that compile for minutes.
+# transformers, ninja, pybind11, pytest-benchmark, nvcc; no network), runs the GPU tests, compute-sanitizer, kernel and
+# end-to-end benchmarks, and prints a short table last. A part that fails or takes too long does not stop the next. DIR
+# gets at most 8 files. About 10 minutes; --long adds the peers that compile for minutes.
 set -uo pipefail
 
 if [ $# -lt 1 ]; then
@@ -38,8 +38,8 @@ mma_rate() {
 export -f tests sanitizer mma_rate
 readonly scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-flags=()
-[ "$long" = --long ] && flags=(--flex)
+flags=() kernel_seconds=300
+[ "$long" = --long ] && flags=(--flex) kernel_seconds=900
 
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.memory --format=csv | tee -a "$log"
 part "build" 240 python3 -m pip install --quiet --no-build-isolation --no-deps --no-index --force-reinstall .
@@ -49,8 +49,9 @@ part "decoding" 120 bash -c 'tests -m "gpu and not release" tests/test_gpu.py'
 part "memcheck" 90 bash -c 'sanitizer memcheck'
 part "racecheck" 90 bash -c 'sanitizer racecheck'
 part "rate of mma.sync" 60 bash -c "mma_rate $scratch"
-part "kernels" 180 python3 benchmarks/gpu/operators.py "$out/operators.json" \
-  --mma-tflops "$(cat "$scratch/mma_tflops" 2>/dev/null || echo 600)" "${flags[@]}"
+[ -s "$scratch/mma_tflops" ] && flags+=(--mma-tflops "$(cat "$scratch/mma_tflops")")
+part "kernels" "$kernel_seconds" bash -c 'tests benchmarks/kernels --device cuda "$@"' _ \
+  --benchmark-json "$out/operators.json" "${flags[@]}"
 part "end to end" 240 python3 benchmarks/gpu/end_to_end.py "$out/end_to_end.json" ${long:+--compiled}
 printf '\n'
 python3 benchmarks/gpu/table.py "$out" || true

@@ -9,23 +9,17 @@ from pathlib import Path
 from typing import Any
 
 
-def attention_lines(results: list[dict[str, Any]]) -> Iterator[str]:
-    """Microseconds of each size, its floor, and how many times longer torch takes."""
-    for entry in results:
-        if "heads" not in entry:
+def kernel_lines(results: list[dict[str, Any]]) -> Iterator[str]:
+    """Microseconds of each size, its roofline, and how many times longer the fastest peer takes."""
+    for result in results:
+        times = dict(result["median_us"])
+        ours = times.pop("vispec", None)
+        if ours is None:
+            yield f"{result['group']}: vispec did not run"
             continue
-        peers = [entry[name] for name in ("sdpa_us", "sdpa_packed_us", "flex_us") if isinstance(entry.get(name), float)]
-        size = f"{'-'.join(map(str, entry['heads']))} N={entry['nodes']} context {entry['context']}"
-        ratio = f"best peer {min(peers) / entry['vispec_us']:5.2f}x" if peers else "no peer ran"
-        yield f"{size:36} {entry['vispec_us']:8.1f} us, floor {entry['floor_us']:7.1f} ({entry['bound_by']}), {ratio}"
-
-
-def operator_lines(results: list[dict[str, Any]]) -> Iterator[str]:
-    for entry in results:
-        if "operator" in entry:
-            time = entry.get("vispec_us", entry.get("torch_us"))
-            floor = f", floor {entry['floor_us']:7.1f}" if "floor_us" in entry else ""
-            yield f"{entry['operator']:36} {time:8.1f} us{floor}"
+        peer = min(times, key=times.__getitem__, default=None)
+        best = "no peer ran" if peer is None else f"{peer} takes {times[peer] / ours:.2f} times as long"
+        yield f"{result['group']}: {ours:.1f} us, roofline {result['roofline_us']:.1f} ({result['bound_by']}), {best}"
 
 
 def decoding_lines(result: dict[str, Any]) -> Iterator[str]:
@@ -49,8 +43,7 @@ def main() -> None:
     operators, decoding = folder / "operators.json", folder / "end_to_end.json"
     if operators.is_file():
         found = json.loads(operators.read_text())
-        print(f"{found['machine']}\ncopy {found['copy_bytes_per_second'] / 1e12:.2f} TB/s")
-        print("\n".join((*operator_lines(found["results"]), *attention_lines(found["results"]))))
+        print("\n".join((str(found["machine"]), *kernel_lines(found["results"]))))
     if decoding.is_file():
         print("\n".join(decoding_lines(json.loads(decoding.read_text()))))
 

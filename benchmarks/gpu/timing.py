@@ -1,4 +1,4 @@
-"""Times on a GPU: calls captured in one graph, inputs rotated past the second-level cache, medians of replays."""
+"""Times on a GPU: calls captured in one graph, medians of replays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 import transformers
 
 REPLAYS, WARM_UPS = 30, 5
-COLD_BYTES = 256 << 20  # of inputs that pass between two uses of one; the largest second-level caches hold 126 MB
 
 
 def graph_seconds(calls: Sequence[Callable[[], Any]]) -> float:
@@ -38,11 +37,6 @@ def graph_seconds(calls: Sequence[Callable[[], Any]]) -> float:
         if index >= WARM_UPS:
             times.append(start.elapsed_time(end) * 1e-3 / len(calls))
     return statistics.median(times)
-
-
-def num_copies(case_bytes: int, most: int = 64) -> int:
-    """Copies of a case whose inputs are cold again when its turn comes."""
-    return min(most, max(2, -(-COLD_BYTES // max(1, case_bytes))))
 
 
 def copy_bandwidth() -> float:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernel_bench import GEOMETRIES, Geometry, run
+from kernel_bench import run
+from sizes import MODELS
 from vispec.ops import compact_kv, compact_kv_reference
 
-LAYERS, CAPACITY, CONTEXT = 32, 1024, 900
+CAPACITY, CONTEXT = 1024, 900
 
 
 def index_select(
@@ -41,18 +42,21 @@ PEERS = {
 
 
 @pytest.mark.parametrize("peer", PEERS)  # the last to vary: peers of one size are timed one after the other
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def bench_compact_kv(benchmark: Any, device: torch.device, threads: int, peer: str, geometry: Geometry) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def bench_compact_kv(benchmark: Any, device: torch.device, threads: int, peer: str, model: str) -> None:
     """Floor: reads and writes 2 * L * Hkv * D elements an accepted node that is not already in place (3 of 5 here)."""
-    _, kv_heads, head_dim = geometry
+    layers, kv_heads, head_dim = (
+        getattr(MODELS[model], name) for name in ("num_hidden_layers", "num_key_value_heads", "head_dim")
+    )
     shape = (1, kv_heads, CAPACITY, head_dim)
-    caches = [torch.zeros(shape, dtype=torch.bfloat16, device=device) for _ in range(2 * LAYERS)]
+    caches = [torch.zeros(shape, dtype=torch.bfloat16, device=device) for _ in range(2 * layers)]
     case = {
-        "k_caches": caches[:LAYERS],
-        "v_caches": caches[LAYERS:],
+        "k_caches": caches[:layers],
+        "v_caches": caches[layers:],
         "cache_len": torch.tensor([CONTEXT], dtype=torch.int32, device=device),
         "nodes": torch.tensor([[0, 1, 4, 11, 23]], dtype=torch.int32, device=device),
         "num_accepted": torch.tensor([4], dtype=torch.int32, device=device),
     }
-    benchmark.group = f"compact_kv {geometry} layers {LAYERS} accepted 4 bfloat16 threads {threads}"
-    run(benchmark, PEERS[peer], case, device, bytes=2 * 2 * LAYERS * kv_heads * 3 * head_dim * 2)
+    benchmark.group = f"compact_kv {model} layers {layers} accepted 4 bfloat16 threads {threads}"
+    moved = 2 * 2 * layers * kv_heads * 3 * head_dim * 2
+    run(benchmark, PEERS[peer], case, device, bytes=moved, waits=peer != "vispec")

@@ -1,4 +1,4 @@
-"""expand_frontier beside log_softmax and topk."""
+"""expand_frontier beside torch's log_softmax and topk, and the operator's own reference."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from kernel_bench import run
-from vispec.ops import expand_frontier
+from sizes import DTYPES, MODELS, dtype_name
+from vispec.ops import expand_frontier, expand_frontier_reference
 
 TOP_K = 8
-VOCAB_SIZES = [4096, 32064, 151936]  # a small model's, LLaVA's, Qwen2.5-VL's
 
 
 def log_softmax_and_topk(logits: Tensor, scores: Tensor, top_k: int) -> tuple[Tensor, ...]:
@@ -23,26 +23,21 @@ def log_softmax_and_topk(logits: Tensor, scores: Tensor, top_k: int) -> tuple[Te
     return tokens, candidates, frontier, tokens.flatten(1).gather(1, frontier), frontier_scores
 
 
-PEERS = {"vispec": expand_frontier, "torch": log_softmax_and_topk}
+PEERS = {"vispec": expand_frontier, "torch": log_softmax_and_topk, "reference": expand_frontier_reference}
 
 
-@pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
+@pytest.mark.parametrize("peer", PEERS)  # the last to vary: peers of one size are timed one after the other
 @pytest.mark.parametrize("num_nodes", [1, TOP_K])  # the first level, a frontier
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("model", MODELS)
 def bench_expand_frontier(
-    benchmark: Any,
-    device: torch.device,
-    threads: int,
-    peer: str,
-    dtype: torch.dtype,
-    num_nodes: int,
-    vocab_size: int,
+    benchmark: Any, device: torch.device, threads: int, peer: str, model: str, dtype: torch.dtype, num_nodes: int
 ) -> None:
     """Floor: the logits read once, F * V elements."""
-    draw = torch.Generator().manual_seed(0)
+    vocab_size, draw = MODELS[model].vocab_size, torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(1, num_nodes, vocab_size, generator=draw)).to(device, dtype)
     scores = -torch.rand(1, num_nodes, generator=draw).to(device)
     case = {"logits": logits, "scores": scores, "top_k": TOP_K}
-    benchmark.group = f"expand_frontier F {num_nodes} V {vocab_size} {str(dtype)[6:]} threads {threads}"
-    run(benchmark, PEERS[peer], case, device, bytes=logits.numel() * logits.element_size())
+    benchmark.group = f"expand_frontier {model} F {num_nodes} V {vocab_size} {dtype_name(dtype)} threads {threads}"
+    moved = logits.numel() * logits.element_size()
+    run(benchmark, PEERS[peer], case, device, bytes=moved, waits=peer == "reference")

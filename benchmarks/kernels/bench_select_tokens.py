@@ -1,4 +1,4 @@
-"""select_tokens beside torch.argmax, and beside transformers' processors with torch.multinomial."""
+"""select_tokens beside torch.argmax, transformers' processors with torch.multinomial, and the operator's reference."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from transformers.generation.logits_process import (
 )
 
 from kernel_bench import run
-from vispec.ops import select_tokens
+from sizes import DTYPES, MODELS, dtype_name
+from vispec.ops import select_tokens, select_tokens_reference
 
-VOCAB_SIZES = [4096, 32064, 151936]  # a small model's, LLaVA's, Qwen2.5-VL's
 OPTIONS: dict[str, dict[str, float]] = {
-    "argmax": {},
     "temperature": {"temperature": 0.8},
     "top_k": {"temperature": 0.8, "top_k": 50},
     "top_p": {"temperature": 0.8, "top_p": 0.9},
@@ -29,56 +28,68 @@ OPTIONS: dict[str, dict[str, float]] = {
 PROCESSORS = {"temperature": TemperatureLogitsWarper, "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper}
 
 
-def vispec(logits: Tensor, options: dict[str, float]) -> Tensor:
-    if not options:
-        return select_tokens(logits)
-    tensors = {name: torch.tensor([value], device=logits.device) for name, value in options.items()}
-    if "top_k" in tensors:
-        tensors["top_k"] = tensors["top_k"].int()
-    positions = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)[None]
-    return select_tokens(logits, positions=positions, seed=torch.zeros_like(positions[0, :1]).long(), **tensors)
+def argmax(logits: Tensor) -> Tensor:
+    return logits.argmax(-1)
 
 
-def transformers(logits: Tensor, options: dict[str, float]) -> Tensor:
+def transformers(logits: Tensor, options: dict[str, float], **_: Any) -> Tensor:
     """What generate does with a row of logits, over all nodes at once."""
-    if not options:
-        return logits.argmax(-1)
     processors: list[LogitsProcessor] = [PROCESSORS[name](value) for name, value in options.items()]
     scores = LogitsProcessorList(processors)(torch.empty(0), logits[0].float())
     return torch.multinomial(scores.softmax(-1), num_samples=1)[None, :, 0]
 
 
-PEERS = {"vispec": vispec, "transformers": transformers}
+def without_options(function: Any) -> Any:
+    """Ours take tensors."""
+
+    def call(options: dict[str, float], **case: Any) -> Tensor:
+        return function(**case)
+
+    return call
 
 
-def bench(
-    benchmark: Any, device: torch.device, threads: int, peer: str, dtype: torch.dtype, sizes: tuple[int, int], name: str
+GREEDY_PEERS = {"vispec": select_tokens, "argmax": argmax}  # which the reference is, too
+DRAW_PEERS = {
+    "vispec": without_options(select_tokens),
+    "transformers": transformers,
+    "reference": without_options(select_tokens_reference),
+}
+
+
+def random_logits(model: str, num_nodes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return (3 * torch.randn(1, num_nodes, MODELS[model].vocab_size, generator=draw)).to(device, dtype)
+
+
+@pytest.mark.parametrize("peer", GREEDY_PEERS)  # the last to vary: peers of one size are timed one after the other
+@pytest.mark.parametrize("num_nodes", [8, 30, 64])
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("model", MODELS)
+def bench_argmax(
+    benchmark: Any, device: torch.device, threads: int, peer: str, model: str, dtype: torch.dtype, num_nodes: int
 ) -> None:
     """Floor: the logits read once, N * V elements."""
-    logits = (3 * torch.randn(1, *sizes, generator=torch.Generator().manual_seed(0))).to(device, dtype)
-    benchmark.group = f"{name} N {sizes[0]} V {sizes[1]} {str(dtype)[6:]} threads {threads}"
-    case = {"logits": logits, "options": OPTIONS[name]}
-    run(benchmark, PEERS[peer], case, device, bytes=logits.numel() * logits.element_size())
+    logits = random_logits(model, num_nodes, dtype, device)
+    benchmark.group = f"argmax {model} N {num_nodes} V {logits.shape[2]} {dtype_name(dtype)} threads {threads}"
+    run(benchmark, GREEDY_PEERS[peer], {"logits": logits}, device, bytes=logits.numel() * logits.element_size())
 
 
-@pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
-@pytest.mark.parametrize("num_nodes", [8, 30, 64])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("peer", PEERS)
-def bench_argmax(
-    benchmark: Any,
-    device: torch.device,
-    threads: int,
-    peer: str,
-    dtype: torch.dtype,
-    num_nodes: int,
-    vocab_size: int,
-) -> None:
-    bench(benchmark, device, threads, peer, dtype, (num_nodes, vocab_size), "argmax")
-
-
-@pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
-@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "argmax"])
-@pytest.mark.parametrize("peer", PEERS)
-def bench_draw(benchmark: Any, device: torch.device, threads: int, peer: str, name: str, vocab_size: int) -> None:
-    bench(benchmark, device, threads, peer, torch.float32, (30, vocab_size), name)
+@pytest.mark.parametrize("peer", DRAW_PEERS)
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("model", MODELS)
+def bench_draw(benchmark: Any, device: torch.device, threads: int, peer: str, model: str, name: str) -> None:
+    """Floor: the logits read once, N * V elements."""
+    logits = random_logits(model, 30, torch.float32, device)
+    tensors = {option: torch.tensor([value], device=device) for option, value in OPTIONS[name].items()}
+    if "top_k" in tensors:
+        tensors["top_k"] = tensors["top_k"].int()
+    case = {
+        "logits": logits,
+        "positions": torch.arange(30, dtype=torch.int32, device=device)[None],
+        "seed": torch.zeros(1, dtype=torch.int64, device=device),
+        "options": OPTIONS[name],
+        **tensors,
+    }
+    benchmark.group = f"{name} {model} N 30 V {logits.shape[2]} float32 threads {threads}"
+    moved = logits.numel() * logits.element_size()
+    run(benchmark, DRAW_PEERS[peer], case, device, bytes=moved, waits=peer == "reference")

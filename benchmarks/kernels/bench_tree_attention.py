@@ -1,4 +1,4 @@
-"""tree_attention beside torch: SDPA with a mask, the plain products, and the operator's own reference."""
+"""tree_attention beside torch: SDPA with a mask, FlexAttention, plain products, and the operator's own reference."""
 
 from __future__ import annotations
 
@@ -8,18 +8,42 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from kernel_bench import GEOMETRIES, Geometry, random_ancestors, run
+from kernel_bench import Chosen, random_ancestors, run
+from sizes import DTYPES, MODELS, dtype_name, per_device
+from vispec.bench.geometries import Geometry
 from vispec.ops import tree_attention, tree_attention_reference
+
+NODES = per_device((1, 8, 30, 64), (16, 32, 64))
+CONTEXTS = per_device((64, 512, 4096), (1024, 4096, 16384, 32768))
+FLEX_NODES = 32  # it compiles for seconds a shape: one tree size
+
+
+def ours(q: Tensor, k_cache: Tensor, v_cache: Tensor, cache_len: Tensor, ancestors: Tensor, **_: Any) -> Tensor:
+    return tree_attention(q, k_cache, v_cache, cache_len, ancestors)
+
+
+def reference(q: Tensor, k_cache: Tensor, v_cache: Tensor, cache_len: Tensor, ancestors: Tensor, **_: Any) -> Tensor:
+    return tree_attention_reference(q, k_cache, v_cache, cache_len, ancestors)
 
 
 def sdpa(q: Tensor, k_cache: Tensor, v_cache: Tensor, mask: Tensor, **_: Any) -> Tensor:
-    """torch's fused attention over the rows in use, the mask made beforehand."""
+    """torch's fused attention over the rows in use, the mask made beforehand; torch's own grouping of heads."""
     rows = mask.shape[-1]
     out = F.scaled_dot_product_attention(
         q, k_cache[:, :, :rows], v_cache[:, :, :rows], attn_mask=mask, enable_gqa=q.shape[1] != k_cache.shape[1]
     )
     return out.transpose(1, 2).contiguous()
+
+
+def sdpa_packed(q: Tensor, k_cache: Tensor, v_cache: Tensor, mask: Tensor, **_: Any) -> Tensor:
+    """The query heads of a key-value head as further rows: fused kernels take the mask then, and read K and V once."""
+    batch_size, num_heads, num_nodes, head_dim = q.shape
+    kv_heads, rows = k_cache.shape[1], mask.shape[-1]
+    packed = q.reshape(batch_size, kv_heads, -1, head_dim)
+    out = F.scaled_dot_product_attention(packed, k_cache[:, :, :rows], v_cache[:, :, :rows], attn_mask=mask)
+    return out.view(batch_size, num_heads, num_nodes, head_dim).transpose(1, 2).contiguous()
 
 
 def products(q: Tensor, k_cache: Tensor, v_cache: Tensor, mask: Tensor, **_: Any) -> Tensor:
@@ -33,26 +57,44 @@ def products(q: Tensor, k_cache: Tensor, v_cache: Tensor, mask: Tensor, **_: Any
     return out.view(batch_size, num_heads, num_nodes, head_dim).transpose(1, 2).contiguous()
 
 
+def compiled_flex(case: dict[str, Any], num_nodes: int, context: int) -> Any:
+    """FlexAttention compiled for this shape, its block mask made beforehand."""
+    seen, rows = case["ancestors"][0, :, 0], context + num_nodes
+
+    def sees(b: Tensor, h: Tensor, row: Tensor, key: Tensor) -> Tensor:
+        return (key < context) | ((seen[row] >> (key - context).clamp(min=0)) & 1).bool()
+
+    block_mask = create_block_mask(sees, None, None, num_nodes, rows, device=seen.device)
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def flex(q: Tensor, k_cache: Tensor, v_cache: Tensor, **_: Any) -> Any:
+        return compiled(q, k_cache[:, :, :rows], v_cache[:, :, :rows], block_mask=block_mask, enable_gqa=True)
+
+    return flex
+
+
 PEERS = {
-    "vispec": lambda mask, **case: tree_attention(**case),
+    "vispec": ours,
     "sdpa": sdpa,
+    "sdpa, packed": sdpa_packed,
     "products": products,
-    "reference": lambda mask, **case: tree_attention_reference(**case),
+    "reference": reference,
+    **({"flex": None} if Chosen.has_flex else {}),
 }
 
 
 def attention_case(
-    geometry: Geometry, num_nodes: int, context: int, dtype: torch.dtype, device: torch.device
+    model: Geometry, num_nodes: int, context: int, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
     """One sequence with `context` cached rows and a random tree behind them."""
-    num_heads, kv_heads, head_dim = geometry
-    shape = (1, kv_heads, context + num_nodes + 32, head_dim)
+    shape = (1, model.num_key_value_heads, context + num_nodes + 32, model.head_dim)
+    q_shape = (1, num_nodes, model.num_attention_heads, model.head_dim)
     ancestors = random_ancestors(num_nodes, device)
     visible = (ancestors[0, :, :, None] >> torch.arange(64, device=device) & 1).flatten(1)[:, :num_nodes].bool()
     mask = torch.zeros(num_nodes, context + num_nodes, dtype=dtype, device=device)
     mask[:, context:].masked_fill_(~visible, -torch.inf)
     return {
-        "q": torch.randn(1, num_nodes, num_heads, head_dim, dtype=dtype, device=device).transpose(1, 2),
+        "q": torch.randn(q_shape, dtype=dtype, device=device).transpose(1, 2),
         "k_cache": torch.randn(shape, dtype=dtype, device=device),
         "v_cache": torch.randn(shape, dtype=dtype, device=device),
         "cache_len": torch.tensor([context], dtype=torch.int32, device=device),
@@ -62,29 +104,32 @@ def attention_case(
 
 
 @pytest.mark.parametrize("peer", PEERS)  # the last to vary: peers of one size are timed one after the other
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("context", [64, 512, 4096])
-@pytest.mark.parametrize("num_nodes", [1, 8, 30, 64])
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("num_nodes", NODES)
+@pytest.mark.parametrize("model", MODELS)
 def bench_tree_attention(
     benchmark: Any,
     device: torch.device,
     threads: int,
     peer: str,
-    geometry: Geometry,
+    model: str,
     num_nodes: int,
     context: int,
     dtype: torch.dtype,
 ) -> None:
-    """Floor: K and V of the context read once, 2 * Hkv * context * D elements; 4 * Hq * M * (context + M) * D flops."""
-    name = str(dtype).removeprefix("torch.")
-    benchmark.group = f"tree_attention {geometry} nodes {num_nodes} context {context} {name} threads {threads}"
+    """Floor: K and V of the context read once, queries and outputs moved; 4 * Hq * M * (context + M) * D flops."""
+    sizes = MODELS[model]
+    if peer == "flex" and num_nodes != FLEX_NODES:
+        pytest.skip(f"timed with {FLEX_NODES} nodes alone")
+    case = attention_case(sizes, num_nodes, context, dtype, device)
+    if peer == "sdpa, packed":
+        case["mask"] = case["mask"].repeat(sizes.num_attention_heads // sizes.num_key_value_heads, 1)
+    function = compiled_flex(case, num_nodes, context) if peer == "flex" else PEERS[peer]
+    heads, kv_heads, head_dim = sizes.num_attention_heads, sizes.num_key_value_heads, sizes.head_dim
     rows = context + num_nodes
-    run(
-        benchmark,
-        PEERS[peer],
-        attention_case(geometry, num_nodes, context, dtype, device),
-        device,
-        bytes=2 * geometry.num_key_value_heads * rows * geometry.head_dim * dtype.itemsize,
-        flops=4 * geometry.num_heads * num_nodes * rows * geometry.head_dim,
-    )
+    name = f"{model} {heads}-{kv_heads}-{head_dim}"
+    benchmark.group = f"tree_attention {name} nodes {num_nodes} context {context} {dtype_name(dtype)} threads {threads}"
+    moved = 2 * head_dim * (kv_heads * rows + heads * num_nodes) * dtype.itemsize
+    flops = 4 * heads * num_nodes * rows * head_dim
+    run(benchmark, function, case, device, bytes=moved, flops=flops, waits=peer == "reference")

@@ -1,4 +1,4 @@
-"""Fixtures of the kernel benchmarks, and results small enough to commit.
+"""Fixtures of the kernel benchmarks, a table of peers side by side, and results small enough to commit.
 
 pytest benchmarks/kernels/bench_tree_attention.py --benchmark-json=benchmarks/results/tree_attention_cpu.json
 
@@ -10,21 +10,43 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from kernel_bench import ROUNDS, Chosen
+from shares import measured, rates, table
 from vispec import _C
+from vispec.machine import cpu_name
 
-DEVICES = ["cuda"] if torch.cuda.is_available() else ["cpu"]
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("vispec")
+    group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    group.addoption("--flex", action="store_true", help="FlexAttention too, which compiles for seconds a size")
+    group.addoption(
+        "--mma-tflops",
+        type=float,
+        help="of the instruction that our kernels use, as benchmarks/gpu/mma_rate.cu prints it",
+    )
 
 
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device(request.param)
+def pytest_configure(config: pytest.Config) -> None:
+    """Before the benchmarks are read."""
+    Chosen.device = config.getoption("--device") or Chosen.device
+    Chosen.has_flex = config.getoption("--flex")
+    if Chosen.device == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch finds no GPU")
+    tflops = config.getoption("--mma-tflops")
+    Chosen.mma_rate = None if tflops is None else tflops * 1e12
+    config.option.benchmark_quiet = True  # its own table knows neither bytes nor how many calls a round has
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """The one of this run."""
+    return torch.device(Chosen.device)
 
 
 @pytest.fixture(params=[1, 2], ids=["1-thread", "2-threads"])
@@ -38,32 +60,32 @@ def threads(request: pytest.FixtureRequest, device: torch.device) -> Iterator[in
     torch.set_num_threads(before)
 
 
-def processor() -> str:
-    """The CPU's name as Linux knows it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Peers of one size below each other: time, bytes and flops a second, and their shares of what the machine does."""
+    entries = [
+        {"group": b.group, "params": b.params, "extra_info": b.extra_info, "stats": {"median": b.stats.median}}
+        for b in config._benchmarksession.benchmarks  # type: ignore[attr-defined]
+        if not b.has_error
+    ]
+    for line in table(measured(entries)):
+        terminalreporter.write_line(line)
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
     """Keep the median of each peer, side by side, and what it was measured on."""
-    groups: dict[str, dict[str, Any]] = {}
-    for entry in output_json["benchmarks"]:
-        info, params = entry["extra_info"], entry["params"]
-        group = groups.setdefault(entry["group"], {"group": entry["group"], **info, "median_us": {}})
-        group["median_us"][params["peer"]] = round(entry["stats"]["median"] * 1e6, 1)
+    entries = output_json["benchmarks"]
     machine = {
-        "cpu": processor(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if Chosen.device == "cuda" else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "compiler": _C.build_info()["compiler"],
         "python": platform.python_version(),
-        "timer": output_json["benchmarks"][0]["options"]["timer"],
+        "timer": entries[0]["options"]["timer"],
         "commit": output_json["commit_info"]["id"],
         "date": output_json["datetime"],
+        **rates(entries),
     }
     output_json.clear()
-    output_json.update(machine=machine, rounds=30, results=list(groups.values()))
+    output_json.update(machine=machine, most_rounds=ROUNDS, results=measured(entries))

@@ -1,42 +1,39 @@
-"""What the kernel benchmarks share: the models' geometries, rotating inputs, and a clock that waits for the device."""
+"""What the kernel benchmarks share: the device, rotating inputs, and a clock that waits for it."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rates import copy_rate, last_level_cache, product_rate
 
-class Geometry(NamedTuple):
-    """Attention of one layer: query heads, key-value heads, head size."""
-
-    num_heads: int
-    num_key_value_heads: int
-    head_dim: int
-
-    def __str__(self) -> str:
-        return f"{self.num_heads}-{self.num_key_value_heads}-{self.head_dim}"
-
-
-GEOMETRIES = [
-    Geometry(3, 3, 64),  # a 24-layer, H = 192 test model
-    Geometry(9, 3, 64),  # SmolLM2-135M
-    Geometry(28, 4, 128),  # Qwen2.5-VL-7B
-    Geometry(32, 32, 128),  # LLaVA-1.5-7B, and its drafter
-]
-
+ROUNDS, FEWEST, WARM_UPS = 30, 3, 5
+SLOW = 0.05  # seconds a call, from which on there are fewer rounds
 MAX_CASES, MAX_BYTES = 64, 1 << 30
+GPU_CACHE = 128 << 20  # the largest second-level caches hold 126 MB
+GRAPH_CALLS = 64  # in a CUDA graph, so that its launch is no part of a call's time
 
 
-def case_bytes(case: dict[str, Any]) -> int:
-    """Memory that the tensors of a case take."""
-    tensors = itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in case.values())
-    return sum(t.numel() * t.element_size() for t in tensors if torch.is_tensor(t))
+class Chosen:
+    """The device of this run, set before the benchmarks are read: what they are measured with hangs on it."""
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    has_flex = False
+    mma_rate: float | None = None  # flops a second of the tensor-core instruction, if it was measured
+
+
+def tensors_of(case: dict[str, Any]) -> list[Tensor]:
+    """All tensors of a case, those of lists too."""
+    values = itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in case.values())
+    return [value for value in values if torch.is_tensor(value)]
 
 
 def copy_of(case: dict[str, Any]) -> dict[str, Any]:
@@ -50,32 +47,84 @@ def copy_of(case: dict[str, Any]) -> dict[str, Any]:
     return {name: copy(value) for name, value in case.items()}
 
 
-def last_level_cache() -> int:
-    """Bytes of the CPU's third-level cache as Linux knows it."""
-    entry = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
-    return int(entry.read_text().strip().removesuffix("K")) << 10 if entry.is_file() else 64 << 20
-
-
-def rotating(case: dict[str, Any], device: torch.device) -> Iterator[dict[str, Any]]:
-    """Equal cases in turn, more than the last-level cache holds: in a model the other layers come between two calls."""
-    cache = 64 << 20 if device.type == "cuda" else last_level_cache()
-    size = case_bytes(case)
+def rotating(case: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
+    """Equal cases in turn, so that each is cold: in a model the other layers come between two calls."""
+    cache = GPU_CACHE if device.type == "cuda" else last_level_cache()
+    size = sum(t.numel() * t.element_size() for t in tensors_of(case))
     count = min(MAX_CASES, max(2, math.ceil(2 * cache / size)), max(2, MAX_BYTES // size))
-    return itertools.cycle([case, *(copy_of(case) for _ in range(count - 1))])
+    cases = [case, *(copy_of(case) for _ in range(count - 1))]
+    if device.type == "cpu":
+        other_data().add_(1)  # takes the place of what making the copies left in the cache; a round uses each once
+    return cases
 
 
-def run(benchmark: Any, function: Callable[..., Any], case: dict[str, Any], device: torch.device, **info: Any) -> None:
-    """Time `function(**case)` over rotating copies; `info` is stored beside the time."""
+@functools.cache
+def other_data() -> Tensor:
+    """As much as the last-level cache holds."""
+    return torch.zeros(last_level_cache(), dtype=torch.uint8)
+
+
+def run(
+    benchmark: Any,
+    function: Callable[..., Any],
+    case: dict[str, Any],
+    device: torch.device,
+    *,
+    bytes: int,
+    flops: int = 0,
+    waits: bool = False,
+) -> None:
+    """Time `function(**case)` over rotating copies; a round is a call, or a CUDA graph of many.
+
+    Args:
+        bytes, flops: that a call must move and calculate.
+        waits: the function waits for the GPU itself, so that no graph can hold it: a round is a call.
+    """
     cases = rotating(case, device)
-
-    def call(**kwargs: Any) -> None:
-        function(**kwargs)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    benchmark.extra_info.update(info)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    info: dict[str, Any] = {"bytes": bytes, "calls": 1, "copy_rate": copy_rate(device.type, threads)}
+    if flops:
+        dtype = max(tensors_of(case), key=Tensor.numel).dtype
+        info |= {"flops": flops, "flop_rate": Chosen.mma_rate or product_rate(device.type, threads, dtype)}
     with torch.inference_mode():
-        benchmark.pedantic(call, setup=lambda: ((), next(cases)), rounds=30, warmup_rounds=5)
+        if device.type == "cpu" or waits:
+            turn = itertools.cycle(cases)
+            call = function if device.type == "cpu" else partial(_finished, function)
+            rounds, warm_ups = _rounds(partial(call, **next(turn)))
+            benchmark.pedantic(call, setup=lambda: ((), next(turn)), rounds=rounds, warmup_rounds=warm_ups)
+        else:
+            calls = list(itertools.islice(itertools.cycle(cases), max(GRAPH_CALLS, len(cases))))
+            info["calls"] = len(calls)
+            graph = _graph([partial(function, **one) for one in calls])
+            benchmark.pedantic(partial(_finished, graph.replay), rounds=ROUNDS, warmup_rounds=WARM_UPS)
+    benchmark.extra_info.update(info)
+
+
+def _rounds(call: Callable[[], Any]) -> tuple[int, int]:
+    """How many are timed, and before them not: the references of large sizes take a second a call."""
+    start = time.perf_counter()
+    call()
+    seconds = time.perf_counter() - start
+    return (max(FEWEST, min(ROUNDS, int(ROUNDS * SLOW / seconds))), 0) if seconds > SLOW else (ROUNDS, WARM_UPS)
+
+
+def _finished(function: Callable[..., Any], **case: Any) -> None:
+    function(**case)
+    torch.cuda.synchronize()
+
+
+def _graph(calls: Sequence[Callable[[], Any]]) -> torch.cuda.CUDAGraph:
+    """All calls in one graph, after two of them: what is made once is made then."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for call in calls[:2]:
+            call()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for call in calls:
+            call()
+    return graph
 
 
 def random_ancestors(num_nodes: int, device: torch.device) -> Tensor:
