@@ -35,10 +35,16 @@ def test_inputs_of_another_type(llama: Pair, inputs: Any) -> None:
             vispec.generate(*llama, {"input_ids": inputs})
 
 
-def test_no_prompt_at_all(llama: Pair) -> None:
+def test_no_prompt_at_all() -> None:
+    """Texts begin with the token that begins texts, if there is one."""
+    model, draft = make_pair("llama")
+    for inputs in ({}, {"input_ids": None}, {"attention_mask": torch.ones(3, 1)}):
+        plain = model.generate(**inputs, max_new_tokens=5)
+        assert torch.equal(vispec.generate(model, draft, inputs, max_new_tokens=5), plain)
+    model.generation_config.bos_token_id = None
     for inputs in ({}, {"input_ids": None}, {"attention_mask": torch.ones(1, 4)}):
-        with refused(llama[0], TypeError, "input_ids: expected a tensor of token ids, got NoneType"):
-            vispec.generate(*llama, inputs)
+        with refused(model, TypeError, "input_ids: expected a tensor of token ids, got NoneType"):
+            vispec.generate(model, draft, inputs)
 
 
 def test_name_given_twice(llama: Pair) -> None:

@@ -101,6 +101,14 @@ def check_mode(target: Target) -> None:
         )
 
 
+def option(model: PreTrainedModel, keywords: Mapping[str, Any], name: str) -> Any:
+    """Of the call, else of its generation config, else of the model's; None: nowhere."""
+    value = keywords.get(name)
+    for source in (keywords.get("generation_config"), model.generation_config):
+        value = getattr(source, name, None) if value is None else value
+    return value
+
+
 def check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
     if keywords.get("custom_generate") is not None:
         raise NotImplementedError(
@@ -113,9 +121,7 @@ def check_options(model: PreTrainedModel, keywords: Mapping[str, Any]) -> None:
     if config is not None and not isinstance(config, GenerationConfig):
         raise TypeError(f"generation_config: expected a GenerationConfig, got {type(config).__name__}")
     for name, (supported, otherwise) in SUPPORTED_VALUES.items():
-        value = keywords.get(name)
-        for source in (config, model.generation_config):
-            value = getattr(source, name, None) if value is None else value
+        value = option(model, keywords, name)
         is_plain = isinstance(value, (bool, int, float, str))
         if not any(value is option or (is_plain and value == option) for option in supported):
             shown = repr(value) if is_plain else type(value).__name__
@@ -134,6 +140,8 @@ def check_processors(processors: LogitsProcessorList) -> None:
 def check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:
     """What transformers would find late, or not at all."""
     ids = keywords.get("inputs") if keywords.get("input_ids") is None else keywords["input_ids"]
+    if ids is None and option(target.model, keywords, "bos_token_id") is not None:
+        return  # `generate` itself begins with that token
     if not isinstance(ids, Tensor):
         raise TypeError(f"input_ids: expected a tensor of token ids, got {type(ids).__name__}")
     if ids.dtype not in (torch.int64, torch.int32):
