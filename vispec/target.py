@@ -96,7 +96,7 @@ class Target:
             raise NotImplementedError(
                 f"model: {type(model).__name__} (model_type {found[0]}, text model {found[1]}) is not supported: "
                 f"{reason}; expected a language model with an LM head, of the families {', '.join(FAMILIES)}, or one "
-                "whose layers all are plain self-attention"
+                "whose layers all are plain self-attention; the model's own generate, if it has one, needs no draft"
             )
         if len(set((getattr(model, "hf_device_map", None) or {"": 0}).values())) > 1:
             raise NotImplementedError("model: expected all weights on one device, got a device map over several")
@@ -278,7 +278,7 @@ def _check_rotary(text_config: Any) -> None:
         if rope_type in ("dynamic", "longrope"):
             raise NotImplementedError(
                 f"model: rotary positions of type {rope_type} are not supported, their frequencies depend on the "
-                "length of the text"
+                "length of the text; the model's own generate needs no draft"
             )
 
 
