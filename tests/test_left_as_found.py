@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import LogitsProcessor, PreTrainedModel
 from transformers.generation.stopping_criteria import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
@@ -77,6 +77,15 @@ class InterruptingCriterion(StoppingCriteria):
         return False
 
 
+class InterruptingProcessor(LogitsProcessor):
+    def __init__(self, interrupt: Interrupting) -> None:
+        self.interrupt = interrupt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.interrupt()
+        return scores
+
+
 def hook_on(module: nn.Module, interrupt: Interrupting) -> AbstractContextManager[dict[str, Any]]:
     @contextmanager
     def hooked() -> Iterator[dict[str, Any]]:
@@ -136,6 +145,52 @@ def test_after_an_error(case: Any, place: str) -> None:
             vispec.generate(model, draft, inputs, max_new_tokens=24, **options)
         assert state_of(model) == before
     assert torch.equal(model.generate(**inputs, max_new_tokens=24), plain)
+
+
+BATCH = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": list(range(3, 20)), "pad_token_id": 1}
+# whose tokens the device chooses, and whose tokens the host does
+WAYS: dict[str, dict[str, Any]] = {
+    "fast": {},
+    "by path": {"return_dict_in_generate": True, "output_hidden_states": True, "output_scores": True},
+}
+BATCH_PLACES: dict[str, tuple[int, Setup]] = {
+    **PLACES,
+    "processor": (5, lambda model, draft, cut: nullcontext({"logits_processor": [InterruptingProcessor(cut)]})),
+}
+
+
+@pytest.fixture(scope="module", params=["llava", "qwen2_5_vl"])
+def batch(request: pytest.FixtureRequest) -> tuple[PreTrainedModel, vispec.Draft, dict[str, Tensor], Tensor]:
+    """As `case`, for prompts of different lengths, of which one ends before the others."""
+    model, draft = models.make_pair(request.param)
+    rng = random.Random(0)
+    inputs = models.make_batch([models.make_prompt(model, layout, rng) for layout in models.LAYOUTS])
+    plain = model.generate(**inputs, **BATCH, **WAYS["by path"])  # a first call leaves transformers' hooks for good
+    return model, draft, inputs, plain.sequences
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_after_a_batch(batch: Any, way: str) -> None:
+    model, draft, inputs, plain = batch
+    before = state_of(model)
+    output = vispec.generate(model, draft, inputs, **BATCH, **WAYS[way])
+    assert torch.equal(output if isinstance(output, Tensor) else output.sequences, plain)
+    assert state_of(model) == before
+    del output
+    assert torch.equal(model.generate(**inputs, **BATCH), plain)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("place", BATCH_PLACES)
+def test_after_an_error_in_a_batch(batch: Any, place: str, way: str) -> None:
+    model, draft, inputs, plain = batch
+    at_call, setup = BATCH_PLACES[place]
+    before = state_of(model)
+    for error in (KeyboardInterrupt, ZeroDivisionError):
+        with setup(model, draft, Interrupting(error, at_call)) as options, pytest.raises(error, match="on purpose"):
+            vispec.generate(model, draft, inputs, **BATCH, **WAYS[way], **options)
+        assert state_of(model) == before
+    assert torch.equal(vispec.generate(model, draft, inputs, **BATCH), plain)
 
 
 def test_after_an_error_in_the_vision_tower(case: Any) -> None:
