@@ -8,6 +8,7 @@ plainly and one with the smallest tree (`calibrate`). All else is predicted: oth
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,12 @@ def target_layer(text_config: Any) -> Layer:
     return Layer(weights, 2 * kv_heads * head_dim, heads * head_dim)
 
 
+def plain_work(text_config: Any, context: int, itemsize: int) -> Work:
+    """A step of transformers' own decoding: its cache is copied for each token, which is read and written."""
+    copied = 2 * target_layer(text_config).kv_size * context * text_config.num_hidden_layers
+    return target_work(text_config, 1, context, itemsize) + Work(copied * itemsize)
+
+
 def target_work(text_config: Any, rows: int, context: int, itemsize: int) -> Work:
     """A pass of the target over `rows` behind `context` cached positions, the LM head included."""
     layers = target_layer(text_config).work(rows, context, itemsize) * text_config.num_hidden_layers
@@ -155,7 +162,7 @@ def measure_rates(model: PreTrainedModel) -> Rates:
 
 
 def _seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Of some calls after two."""
+    """Median of some calls after two."""
     times = []
     for index in range(CALLS + 2):
         _wait(device)
@@ -164,12 +171,7 @@ def _seconds(call: Callable[[], Any], device: torch.device) -> float:
         _wait(device)
         if index >= 2:
             times.append(time.perf_counter() - start)
-    return undisturbed(times)
-
-
-def undisturbed(times: Sequence[float]) -> float:
-    """The lower quartile: what other programs do on the machine only ever adds."""
-    return sorted(times)[len(times) // 4]
+    return statistics.median(times)
 
 
 def _wait(device: torch.device) -> None:
@@ -211,7 +213,7 @@ class CostModel:
 
     def plain(self, context: int) -> float:
         """Seconds of a token, decoded plainly behind `context` others."""
-        work = target_work(self.text_config, 1, context, self.itemsize)
+        work = plain_work(self.text_config, context, self.itemsize)
         return self.rates.seconds(work) + work.layers * self.plain_layer
 
     def cycle(self, tree: TreeConfig, context: int, draft_context: int) -> Costs:
@@ -241,7 +243,7 @@ def calibrate(model: PreTrainedModel, draft: Draft, inputs: Mapping[str, Any], d
     """
     text_config, itemsize = model.config.get_text_config(), model.dtype.itemsize
     context = inputs["input_ids"].shape[1] + CALIBRATION_TOKENS // 2
-    step = target_work(text_config, 1, context, itemsize)
+    step = plain_work(text_config, context, itemsize)
     verify = target_work(text_config, SMALLEST.num_nodes, context, itemsize)
     drafting = draft_work(draft.config, SMALLEST, draft_context + CALIBRATION_TOKENS // 2, itemsize)
     rates = measure_rates(model)
@@ -277,7 +279,7 @@ def _plain_step(model: PreTrainedModel, inputs: Mapping[str, Any]) -> float:
         arrivals = Arrivals()
         model.generate(**inputs, streamer=arrivals, **_options(model))
         gaps += _gaps(arrivals.times) if index else []
-    return undisturbed(gaps)
+    return statistics.median(gaps)
 
 
 def _cycle_stages(model: PreTrainedModel, draft: Draft, inputs: Mapping[str, Any]) -> dict[str, float]:
@@ -297,7 +299,7 @@ def _cycle_stages(model: PreTrainedModel, draft: Draft, inputs: Mapping[str, Any
             for name, value in output.speculation.seconds.items():
                 stages[name] = stages.get(name, 0.0) + value
     del stages["prefill"]
-    cycle = undisturbed(gaps)
+    cycle = statistics.median(gaps)
     return {name: cycle * value / sum(stages.values()) for name, value in stages.items()}
 
 

@@ -23,10 +23,13 @@ from vispec.bench.methods import COMPILED, Method, Tree, transformers_methods, v
 from vispec.bench.prompts import HeldOutPictures, Source
 from vispec.bench.subject import Subject, load_subject, simulated_subject
 from vispec.bench.suites import load_suite
+from vispec.bench.suites.paper import Paper
+from vispec.bench.suites.table import Measurements, show_paper
 from vispec.bench.summary import summarise
 from vispec.bench.tables import show
 from vispec.bench.timeline import trace_cycle
 from vispec.commands.values import blaming
+from vispec.cost import target_layer
 from vispec.loading import load_target, quiet, torch_threads
 from vispec.machine import facts_of_run
 from vispec.pair.pretrained import DRAFT, TARGET, WEIGHTS
@@ -57,6 +60,9 @@ def run(**options: Any) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
     with torch_threads(asked.threads or (1 if _is_pair(asked) else None)), quiet():
         subject = _subject(asked)
+        if asked.explain:
+            with blaming("--explain"):
+                target_layer(subject.model.config.get_text_config())  # raises where there is nothing to predict by
         with blaming("--assistant"):
             methods = _methods(asked, subject, trees)
         facts = _facts(asked, subject, methods)
@@ -66,12 +72,14 @@ def run(**options: Any) -> int:
         for name, text in facts.items():
             console.print(f"{name}: {text}", markup=False)
         measured = Bench(subject, methods, log, asked.temperatures, asked.repeats, console).run()
-        rows = summarise(measured, {method.name: method.baseline for method in methods})
+        baselines = {method.name: method.baseline for method in methods}
+        rows = summarise(measured, baselines)
         show(console, rows, measured, subject.published, subject.is_simulated)
+        if asked.suite == Paper.name:
+            show_paper(console, {asked.model or "the pair": Measurements(measured.rounds, baselines)})
         result: dict[str, Any] = {"command": _command(), "facts": facts, "failed": measured.failed, "rows": rows}
         if asked.explain:
-            with blaming("--explain"):
-                result["explained"] = explain(subject, methods, measured)
+            result["explained"] = explain(subject, methods, measured)
             show_explained(console, result["explained"])
         (asked.output / SUMMARY).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
         if asked.plots:
@@ -183,7 +191,8 @@ def _draw(
     from vispec.bench.plots import Plots  # matplotlib, which --no-plots does without
 
     facts = result["facts"]
-    caption = f"{result['command']}\n{facts['target']}\n{facts['processor']}; {facts['run']}; {facts['versions']}"
+    models = f"target: {facts['target']}; draft: {facts['draft']}; acceptance {facts['acceptance']}"
+    caption = f"{result['command']}\n{models}\n{facts['processor']}; {facts['run']}; {facts['versions']}"
     fixed = next((m for m in methods if isinstance(m.tree, TreeConfig) and m.name not in measured.failed), None)
     cycle = trace_cycle(fixed, next(iter(subject.questions(measured.answers))).inputs) if fixed else []
     plots = Plots(folder, result["rows"], caption, subject.is_simulated)

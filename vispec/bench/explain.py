@@ -67,7 +67,8 @@ def _row(model: CostModel, method: Method, rounds: Sequence[Round], hidden: int)
     step = statistics.median((run.seconds - 1e-3 * run.arrivals[0]) / (len(run.tokens) - 1) for run in plain)
     accepted = [count for run in runs for count in run.num_accepted]
     tau = sum(accepted) / len(accepted)
-    costs = model.cycle(method.tree, context, max(1, context - hidden))
+    draft_context = max(1, context - hidden)
+    costs = model.cycle(method.tree, context, draft_context)
     cycle = sum(stages.values())
     row: dict[str, Any] = {"context": context, "mean_accepted": tau}
     row["plain_ms"] = [1e3 * model.plain(context), 1e3 * step]
@@ -76,7 +77,7 @@ def _row(model: CostModel, method: Method, rounds: Sequence[Round], hidden: int)
         row["verify_ms"] = [1e3 * costs.verify, 1e3 * stages["verify"]]
         row["rest_ms"] = [1e3 * costs.rest, 1e3 * sum(stages[name] for name in REST)]
     row["cycle_ms"] = [1e3 * costs.cycle, 1e3 * cycle]
-    row["speed_up"] = [(tau + 1) * model.plain(context) / costs.cycle, (tau + 1) * step / cycle]
+    row["speed_up"] = [model.speed_up(method.tree, tau, context, draft_context), (tau + 1) * step / cycle]
     row["error"] = row["speed_up"][0] / row["speed_up"][1] - 1
     return row
 

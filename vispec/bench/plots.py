@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vispec.bench.measuring import Round
+from vispec.bench.methods import PLAIN
 from vispec.bench.summary import ALL
 from vispec.bench.timeline import LANES, OTHER, Span
 
@@ -32,7 +33,7 @@ class Plots:
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]], caption: str, is_simulated: bool) -> None:
         self.folder, self.rows, self.caption = folder, rows, caption
-        self.label = "   ACCEPTANCE SIMULATED" if is_simulated else ""
+        self.is_simulated, self.label = is_simulated, "   ACCEPTANCE SIMULATED" if is_simulated else ""
         methods = list(dict.fromkeys(row["method"] for row in rows))
         ours = [m for m in methods if m.startswith("vispec")]
         peers = [m for m in methods if m not in ours]
@@ -105,7 +106,8 @@ class Plots:
 
     def acceptance(self) -> Path:
         """The share of cycles that accept at least so many draft tokens."""
-        rows = [row for row in self.rows if row["kind"] == ALL and row.get("speculation")]
+        ours = [row for row in self.rows if row["kind"] == ALL and row.get("speculation")]
+        rows = [row for row in ours if row["baseline"] == PLAIN]  # compiled ones accept the same
         figure = Figure(figsize=(7.5, 4.4))
         ax = figure.subplots()
         for row in rows:
@@ -119,7 +121,7 @@ class Plots:
         ax.set_xticks(range(1, most + 1))
         ax.set_ylim(0, 1.02)
         ax.set_xlabel("draft tokens accepted")
-        ax.set_ylabel("share of the cycles that could")
+        ax.set_ylabel("share of the cycles whose tree goes so deep")
         _legend(ax)
         _bare(ax, grid="both")
         return self._write(figure, "acceptance", "Acceptance by depth: cycles that accept at least so many tokens")
@@ -131,7 +133,7 @@ class Plots:
         for method in self.colours:
             for temperature in self.temperatures:
                 chosen = [r for r in rounds if r.temperature == temperature and method in r.runs]
-                points = rates_by_length(chosen, method)
+                points = rates_by_length(chosen, method, by_prompt=self.is_simulated)
                 style = "-" if temperature == self.temperatures[0] else "--"
                 told = self._named(method, temperature)
                 if points:
@@ -201,17 +203,26 @@ def _legend(ax: Axes) -> None:
         ax.legend(fontsize=8, frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
 
 
-def rates_by_length(rounds: Sequence[Round], method: str) -> list[tuple[float, float]]:
-    """Points (length of the text, tokens a second): tokens over the time between them, in bins of the length."""
-    gaps = [(r.prompt_tokens + index, gap) for r in rounds for index, gap in enumerate(r.runs[method].gaps, start=1)]
+def rates_by_length(rounds: Sequence[Round], method: str, by_prompt: bool) -> list[tuple[float, float]]:
+    """Points (length of the text, tokens a second): tokens over the time between them.
+
+    Args:
+        by_prompt: a point for each length of the prompt; else for each of some ranges of the text's length.
+    """
+    gaps = [
+        (r.prompt_tokens if by_prompt else 0, r.prompt_tokens + index, gap)
+        for r in rounds
+        for index, gap in enumerate(r.runs[method].gaps, start=1)
+    ]
     if not gaps:
         return []
-    low, high = min(length for length, _ in gaps), max(length for length, _ in gaps) + 1
-    bins: list[list[tuple[int, float]]] = [[] for _ in range(BINS)]
-    for length, gap in gaps:
-        bins[(length - low) * BINS // (high - low)].append((length, gap))
+    low, high = min(length for _, length, _ in gaps), max(length for _, length, _ in gaps) + 1
+    groups: dict[int, list[tuple[int, float]]] = {}
+    for prompt, length, gap in sorted(gaps):
+        group = prompt if by_prompt else (length - low) * BINS // (high - low)
+        groups.setdefault(group, []).append((length, gap))
     return [
         (sum(length for length, _ in found) / len(found), 1e3 * len(found) / sum(gap for _, gap in found))
-        for found in bins
+        for found in groups.values()
         if len(found) >= LEAST_TOKENS and sum(gap for _, gap in found) > 0
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from vispec.bench.methods import Method
 
-NEW_TOKENS = 32  # some cycles, of which the shortest is shown: others may have waited for other programs
+NEW_TOKENS = 96  # many cycles, of which the shortest is shown: others may have waited for other programs
 # by which operators (and, on a GPU, kernels of the same name) a cycle is cut into stages
 FIRST_OF_DRAFT, LAST_OF_DRAFT, FIRST_OF_ACCEPT, LAST_OF_CYCLE = (
     "expand_frontier",
@@ -48,6 +49,7 @@ def trace_cycle(method: Method, inputs: Mapping[str, Any]) -> list[Span]:
 
     A cycle starts where the last one's `compact_kv` ended: the draft reads what was accepted, then drafts.
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's words are not the user's
     options = {"do_sample": False, "max_new_tokens": NEW_TOKENS}
     is_cuda = inputs["input_ids"].device.type == "cuda"
     with method.around():
