@@ -66,8 +66,8 @@ def test_names_of_the_hub(datasets: Any, tmp_path: Path, monkeypatch: pytest.Mon
     write_parquet(
         datasets, paper_rows(4)["mme/test"], tmp_path / "lines" / "mme", folder / "test-00000-of-00001.parquet"
     )
-    prompts = list(Samples(mme, None, 512))
-    assert [p.questions for p in prompts] == [p.questions for p in Samples(mme, tmp_path / "lines", 512)]
+    prompts = list(Samples(mme, None, 512, ""))
+    assert [p.questions for p in prompts] == [p.questions for p in Samples(mme, tmp_path / "lines", 512, "")]
 
 
 def test_mmspec_in_parquet_files(datasets: Any, tmp_path: Path) -> None:

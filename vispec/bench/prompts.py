@@ -24,6 +24,7 @@ class Prompt:
         questions: of the user; the first one comes behind the images, and has a placeholder for none of them.
         images: may be none.
         max_new_tokens: of each answer.
+        system: said before all else, where the target's chat template has a place for it.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Prompt:
     questions: tuple[str, ...]
     images: tuple[Image.Image, ...] = ()
     max_new_tokens: int = MAX_NEW_TOKENS
+    system: str | None = None
 
 
 class Source(Protocol):
@@ -48,8 +50,8 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Prompt]:
         """Each prompt once; images are read as they are needed."""
 
-    def published(self, kind: str, temperature: float) -> str | None:
-        """What others measured on prompts of this kind, to stand beside our numbers; None: nothing."""
+    def published(self, kind: str, temperature: float, target: str) -> str | None:
+        """What others measured on prompts of this kind with this target (its name on the Hub, or its folder)."""
 
 
 class HeldOutPictures:
@@ -74,5 +76,5 @@ class HeldOutPictures:
             sample = make_sample(SEED, SPLIT, index, {kind: 1.0})
             yield Prompt(f"{SPLIT}-{SEED}-{index}", kind.split("/")[1], (sample.question,), (sample.image,))
 
-    def published(self, kind: str, temperature: float) -> None:
+    def published(self, kind: str, temperature: float, target: str) -> None:
         """The pair is ours alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Subject:
         facts: what a reader must know; measurements of other facts are not mixed in.
         questions: in order; later turns quote the target's own answers, which must be there by then.
         num_prompts: that the questions come from.
-        published: see `Source`.
+        published: see `Source`; of this target.
         is_simulated: acceptance is made up.
     """
 
@@ -97,7 +98,8 @@ def load_subject(
                 yield replace(question, max_new_tokens=max_new_tokens or prompt.max_new_tokens)
 
     new_draft = {"": lambda: Draft(weights.model, model)}
-    return Subject(model, new_draft, facts, questions, len(source), source.published)
+    published = partial(source.published, target=str(target))
+    return Subject(model, new_draft, facts, questions, len(source), published)
 
 
 def simulated_subject(
@@ -141,6 +143,8 @@ def _turns(
 ) -> Iterator[Question]:
     content: list[dict[str, Any]] = [{"type": "image"} for _ in prompt.images]
     messages: list[dict[str, Any]] = []
+    if prompt.system is not None and "system" in str(processor.chat_template):
+        messages.append({"role": "system", "content": [{"type": "text", "text": prompt.system}]})
     for turn, question in enumerate(prompt.questions):
         messages.append({"role": "user", "content": [*content, {"type": "text", "text": question}]})
         inputs = {name: value.to(device) for name, value in _encode(processor, messages, prompt.images).items()}

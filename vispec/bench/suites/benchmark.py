@@ -89,8 +89,8 @@ class Samples:
         ImportError: `datasets` is needed and missing.
     """
 
-    def __init__(self, benchmark: Benchmark, data: Path | None, max_new_tokens: int) -> None:
-        self.benchmark, self.max_new_tokens = benchmark, max_new_tokens
+    def __init__(self, benchmark: Benchmark, data: Path | None, max_new_tokens: int, system: str) -> None:
+        self.benchmark, self.max_new_tokens, self.system = benchmark, max_new_tokens, system
         self.folder = None if data is None else data / benchmark.folder
         self.rows = self._table(benchmark.config)
         self.order = self._draw()
@@ -125,6 +125,7 @@ class Samples:
             questions=(benchmark.question(row),),
             images=images,
             max_new_tokens=self.max_new_tokens,
+            system=self.system,
         )
 
     def _table(self, config: str | None) -> Table:

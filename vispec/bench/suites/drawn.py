@@ -73,7 +73,7 @@ class DrawnKinds:
     def __iter__(self) -> Iterator[Prompt]:
         return in_turn((self._prompts(kind.title) for kind in KINDS), self.limit)
 
-    def published(self, kind: str, temperature: float, target: str = "") -> None:
+    def published(self, kind: str, temperature: float, target: str) -> None:
         """The pair is ours alone."""
 
     def _prompts(self, kind: str) -> Iterator[Prompt]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vispec.bench.prompts import Prompt
+from vispec.bench.suites.paper import SYSTEM
 from vispec.bench.suites.rows import JsonLines, Table, folder_table, hub_table, open_images
 from vispec.bench.suites.turns import in_turn
 
@@ -79,7 +80,7 @@ class MMSpec:
         groups = [[(title, index) for index in indices] for title, indices in self.groups.items()]
         return (self._prompt(title, index) for title, index in in_turn(groups, self.limit))
 
-    def published(self, kind: str, temperature: float, target: str = "") -> None:
+    def published(self, kind: str, temperature: float, target: str) -> None:
         """MMSpec's results are in figures and tables that were not at hand."""
 
     def _prompt(self, kind: str, index: int) -> Prompt:
@@ -91,7 +92,7 @@ class MMSpec:
             images = open_images(row["image"], self.images)
         except ValueError as error:
             raise ValueError(f"row {index}, column image: {error}") from error
-        return Prompt(str(row["id"]), kind, tuple(turns), images, MAX_NEW_TOKENS)
+        return Prompt(str(row["id"]), kind, tuple(turns), images, MAX_NEW_TOKENS, SYSTEM)
 
 
 def _table(data: Path | None) -> tuple[Table, Path | None]:

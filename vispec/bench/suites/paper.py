@@ -10,6 +10,10 @@ from vispec.bench.suites.benchmark import Benchmark, Pictures, Samples
 from vispec.bench.suites.turns import in_turn
 
 MAX_NEW_TOKENS = 512
+SYSTEM = (  # Vicuna's, which all targets were given
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
 EXPLAIN = "{question} Please answer with an explanation."
 OTHER_ROWS = "the Hub's rows are in another order, so that the same seed draws others"
 
@@ -135,7 +139,7 @@ class Paper:
         if not there:
             names = ", ".join(benchmark.folder for benchmark in BENCHMARKS)
             raise ValueError(f"data: expected a folder with one of {names} in it, got {data}")
-        self.samples = [Samples(benchmark, data, MAX_NEW_TOKENS) for benchmark in there]
+        self.samples = [Samples(benchmark, data, MAX_NEW_TOKENS, SYSTEM) for benchmark in there]
         self.limit = sum(map(len, self.samples)) if limit is None else min(limit, sum(map(len, self.samples)))
 
     def __len__(self) -> int:
@@ -144,7 +148,7 @@ class Paper:
     def __iter__(self) -> Iterator[Prompt]:
         return in_turn(self.samples, self.limit)
 
-    def published(self, kind: str, temperature: float, target: str = "") -> str | None:
+    def published(self, kind: str, temperature: float, target: str) -> str | None:
         """The paper's tau and speed-up."""
         cell = published(kind, temperature, target)
         return None if cell is None else f"tau {cell[0]:.2f}, {cell[1]:.2f}x"
