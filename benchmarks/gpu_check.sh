@@ -35,11 +35,17 @@ mma_rate() {
   nvcc -std=c++20 -O3 -arch=native --expt-relaxed-constexpr -Icsrc -o "$1/mma_rate" benchmarks/gpu/mma_rate.cu &&
     "$1/mma_rate" >"$1/mma_tflops"
 }
-export -f tests sanitizer mma_rate
+# bench NAME OPTIONS...: `vispec bench`, the installed one; its summary becomes DIR/NAME.json
+bench() {
+  (cd "$scratch" && python3 -m vispec bench --no-plots --explain --output "$1" "${@:2}") &&
+    cp "$scratch/$1/summary.json" "$out/$1.json"
+}
+export -f tests sanitizer mma_rate bench
 readonly scratch=$(mktemp -d)
+export out scratch
 trap 'rm -rf "$scratch"' EXIT
-flags=() kernel_seconds=300
-[ "$long" = --long ] && flags=(--flex) kernel_seconds=900
+flags=() kernel_seconds=300 decoding=(--no-compile) decoding_seconds=180
+[ "$long" = --long ] && flags=(--flex) kernel_seconds=900 decoding=() decoding_seconds=900
 
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.memory --format=csv | tee -a "$log"
 part "build" 240 python3 -m pip install --quiet --no-build-isolation --no-deps --no-index --force-reinstall .
@@ -52,7 +58,13 @@ part "rate of mma.sync" 60 bash -c "mma_rate $scratch"
 [ -s "$scratch/mma_tflops" ] && flags+=(--mma-tflops "$(cat "$scratch/mma_tflops")")
 part "kernels" "$kernel_seconds" bash -c 'tests benchmarks/kernels --device cuda "$@"' _ \
   --benchmark-json "$out/operators.json" "${flags[@]}"
-part "end to end" 240 python3 benchmarks/gpu/end_to_end.py "$out/end_to_end.json" ${long:+--compiled}
+for dtype in float32 bfloat16; do
+  part "pair, $dtype" "$decoding_seconds" bash -c 'bench "$@"' _ \
+    "pair_$dtype" --dtype "$dtype" --limit 13 --repeats 1 "${decoding[@]}"
+done
+for model in Qwen2.5-VL-7B LLaVA-1.6-7B; do
+  part "$model, simulated" "$decoding_seconds" bash -c 'bench "$@"' _ "$model" --geometry "$model" "${decoding[@]}"
+done
 printf '\n'
 python3 benchmarks/gpu/table.py "$out" || true
 cat "$parts"

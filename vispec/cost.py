@@ -226,6 +226,12 @@ class CostModel:
             self.rest,
         )
 
+    def roofline(self, tree: TreeConfig, context: int, draft_context: int) -> float:
+        """Seconds of a cycle without fixed costs."""
+        verify = target_work(self.text_config, tree.num_nodes, context, self.itemsize)
+        draft = draft_work(self.draft_config, tree, draft_context, self.itemsize)
+        return self.rates.seconds(verify) + self.rates.seconds(draft)
+
     def speed_up(self, tree: TreeConfig, mean_accepted: float, context: int, draft_context: int) -> float:
         """Tokens a second over plain decoding's, behind the first token."""
         return (mean_accepted + 1) * self.plain(context) / self.cycle(tree, context, draft_context).cycle

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+OPERATORS = "operators.json"  # of the kernel benchmarks; all others are summaries of `vispec bench`
+
 
 def kernel_lines(results: list[dict[str, Any]]) -> Iterator[str]:
     """Microseconds of each size, its roofline, and how many times longer the fastest peer takes."""
@@ -23,29 +25,35 @@ def kernel_lines(results: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def decoding_lines(result: dict[str, Any]) -> Iterator[str]:
-    runs = [(f"pair {run['dtype']}", run) for run in result["pair"]]
-    runs += [(f"{run['target']} (simulated acceptance)", run) for run in result["simulated"]]
-    for name, run in runs:
-        yield name
-        for row in run["rows"]:
-            notes = [f"tau {row['mean_accepted']:.2f}"] if "mean_accepted" in row else []
-            notes += (
-                [f"cycle {row['cycle_ms']:.2f} ms, {row['cycle_over_floor']:.2f}x floor"] if "cycle_ms" in row else []
-            )
-            notes += [f"identical: {row['identical']}"] if "identical" in row else []
-            yield f"  {row['decoder']:58} {row['tokens_per_second']:8.1f} tokens/s  {', '.join(notes)}"
+    """Of a summary of `vispec bench`: every method on all prompts, and the cost model's word on ours."""
+    yield f"{result['facts']['target']}; acceptance {result['facts']['acceptance']}"
+    explained = {row["method"]: row for row in result["explained"]["rows"]}
+    for row in result["rows"]:
+        if row["kind"] != "all":
+            continue
+        notes = [f"{row['speed_up']['median']:.2f}x {row['baseline']}"]
+        if "speculation" in row:
+            notes.append(f"tau {row['speculation']['mean_accepted'] or 0:.2f}")
+        if row["method"] in explained:
+            predicted, measured = explained[row["method"]]["cycle_ms"]
+            roofline = explained[row["method"]]["roofline_ms"]
+            notes.append(f"cycle {measured:.2f} ms, {measured / roofline:.2f}x roofline, predicted {predicted:.2f}")
+        if row["texts"]:
+            notes.append("texts same, tie, other: {same}, {near_tie}, {other}".format(**row["texts"]))
+        yield f"  {row['method']:46} {row['tokens_per_second']:8.1f} tokens/s  {', '.join(notes)}"
+    yield from (f"  {method} does not run: {reason}" for method, reason in result["failed"].items())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    operators, decoding = folder / "operators.json", folder / "end_to_end.json"
-    if operators.is_file():
-        found = json.loads(operators.read_text())
-        print("\n".join((str(found["machine"]), *kernel_lines(found["results"]))))
-    if decoding.is_file():
-        print("\n".join(decoding_lines(json.loads(decoding.read_text()))))
+    for file in sorted(folder.glob("*.json"), key=lambda file: (file.name != OPERATORS, file.name)):
+        found = json.loads(file.read_text())
+        if file.name == OPERATORS:
+            print("\n".join((str(found["machine"]), *kernel_lines(found["results"]))))
+        else:
+            print("\n".join(decoding_lines(found)))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def _row(model: CostModel, method: Method, rounds: Sequence[Round], hidden: int)
         row["draft_ms"] = [1e3 * costs.draft, 1e3 * stages["draft"]]
         row["verify_ms"] = [1e3 * costs.verify, 1e3 * stages["verify"]]
         row["rest_ms"] = [1e3 * costs.rest, 1e3 * sum(stages[name] for name in REST)]
+    row["roofline_ms"] = 1e3 * model.roofline(method.tree, context, draft_context)
     row["cycle_ms"] = [1e3 * costs.cycle, 1e3 * cycle]
     row["speed_up"] = [model.speed_up(method.tree, tau, context, draft_context), (tau + 1) * step / cycle]
     row["error"] = row["speed_up"][0] / row["speed_up"][1] - 1
@@ -92,22 +93,24 @@ def show_explained(console: Console, found: Mapping[str, Any]) -> None:
         pad_edge=False,
     )
     table.add_column("method")
-    for name in ("context", "plain step", "draft", "verify", "rest", "cycle", "tau", "speed-up", "error"):
+    for name in ("context", "plain step", "draft", "verify", "rest", "cycle", "roofline", "tau", "speed-up", "error"):
         table.add_column(name, justify="right")
     for row in found["rows"]:
         table.add_row(
             row["method"],
             str(row["context"]),
             *[_both(row.get(f"{name}_ms")) for name in ("plain", "draft", "verify", "rest", "cycle")],
+            f"{row['roofline_ms']:.2f}",
             f"{row['mean_accepted']:.2f}",
             _both(row["speed_up"]),
             f"{row['error']:+.0%}",
         )
     console.print(table)
     console.print(
-        "Fixed costs were calibrated with plain decoding and a tree of four nodes, right after the measurements; all "
-        "else is predicted. The speed-up is of whole cycles over plain steps, with the measured tau; a machine that "
-        "was busier while it was measured than while it was calibrated cancels out there.",
+        "The roofline is a cycle's bytes and flops at those rates. Fixed costs were calibrated with plain decoding and "
+        "a tree of four nodes, right after the measurements; all else is predicted. The speed-up is of whole cycles "
+        "over plain steps, with the measured tau; a machine that was busier while it was measured than while it was "
+        "calibrated cancels out there.",
         highlight=False,
     )
 
