@@ -34,7 +34,7 @@ from vispec.sampling import Choice, Chooser
 from vispec.speculation import Clock, Speculation
 from vispec.target import Prompt, Target, rope_delta
 from vispec.text import Text
-from vispec.tree import Plan, TreeConfig, chain, root_alone
+from vispec.tree import Plan, Tree, TreeConfig, chain, root_alone
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Cycle:
         self.target, self.drafter, self.replayer = target, drafter, replayer
         self.most_nodes = max((tree.num_nodes for tree in trees), default=1)
         self.cache = target.new_cache(capacity, batch_size)
-        self.choice = Choice(batch_size, target.vocab_size, target.device)
+        self.choice = Choice(batch_size, target.vocab_size, target.device, target.processes)
         self.chooser: Chooser = self.choice
         self.root_tokens = torch.zeros(batch_size, dtype=torch.int64, device=target.device)
         self.kv_start = torch.zeros(batch_size, dtype=torch.int32, device=target.device)
@@ -213,7 +213,7 @@ class Cycle:
     def _work(self, tree: TreeConfig | None) -> Tensor:
         """All of a cycle on the device; what the host reads of it, see `Record`."""
         with self.clock.stage("draft"):
-            guess = self.no_guess if tree is None else self.drafter.propose(self.root_tokens, tree)
+            guess = self.no_guess if tree is None else self._propose(tree)
         with self.clock.stage("verify"):
             logits, features, hidden_states = self.target.verify(
                 guess, self.cache, self.rope_delta, self.kv_start, self.text_states is not None
@@ -238,6 +238,9 @@ class Cycle:
             else:
                 self.drafter.update(tokens, features, num_accepted)
         return torch.cat((num_accepted[:, None].long(), tokens), dim=1)
+
+    def _propose(self, tree: TreeConfig) -> Tree:
+        return Tree(*self.target.processes.agreed(*self.drafter.propose(self.root_tokens, tree)))
 
     def read_on(self, tokens: Tensor, start: int) -> None:
         """Have the target read more of all texts, `tokens` int64 `[B, M]` from row `start` of its cache on."""

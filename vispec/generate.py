@@ -33,6 +33,7 @@ from vispec.cycles import borrowed_cycle, new_cycle
 from vispec.decoding import Cycle, Decoded, decode
 from vispec.draft.checkpoint import Draft
 from vispec.probe import check_verification
+from vispec.processes import FirstsPlan
 from vispec.processors import PathChoice
 from vispec.sampling import Rules, draw_seed, rules_of
 from vispec.speculation import Speculation
@@ -181,12 +182,13 @@ class _Accelerator:
             wants_more = generation_config.return_dict_in_generate
             text = Text(
                 input_ids,
-                Stops(stopping_criteria, _as_int(generation_config._pad_token_tensor)),
+                Stops(stopping_criteria, _as_int(generation_config._pad_token_tensor), target.processes),
                 streamer,
                 keeps_scores=bool(wants_more and generation_config.output_scores),
                 keeps_logits=bool(wants_more and generation_config.output_logits),
             )
-            seed = draw_seed(generator) if mode == GenerationMode.SAMPLE else None
+            target.processes.check_same("input_ids", input_ids)
+            seed = target.processes.agreed_int(draw_seed(generator)) if mode == GenerationMode.SAMPLE else None
             decoded = self._decode(input_ids, model_kwargs, logits_processor, seed, text, wants_more)
             if streamer is not None:
                 streamer.end()
@@ -241,7 +243,10 @@ class _Accelerator:
         if self.draft is None:
             yield NoTree(), new_cycle(self.target, None, (), batch_size, length, budget)
             return
-        plan: Plan = auto_plan(self.draft, self.target, batch_size) if self.tree == AUTO else SameTree(self.tree)
+        if self.tree == AUTO:
+            plan: Plan = FirstsPlan(auto_plan(self.draft, self.target, batch_size), self.target.processes)
+        else:
+            plan = SameTree(self.tree)
         if by_path:
             if self.target.device.type == "cuda":
                 warnings.warn(PATH_WARNING, stacklevel=2)

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vispec.processes import processes_of
+
 # fields of text configs with experts, whose choice of experts makes the host wait
 EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
@@ -136,6 +138,8 @@ def why_not(model: PreTrainedModel) -> str | None:
     """Why cycles of this target are not captured, or None."""
     if not _enabled:
         return "vispec.graphs.no_capture"
+    if processes_of(model).are_several:
+        return "the target is split over processes, which wait for each other"
     config = model.config.get_text_config()
     experts = next((name for name in EXPERT_FIELDS if getattr(config, name, None)), None)
     if experts is not None:

@@ -22,6 +22,7 @@ from transformers.generation.logits_process import (
 )
 
 from vispec.ops import select_tokens
+from vispec.processes import Processes
 from vispec.tree import MAX_NODES, Tree
 
 SEEN_BITS = 32  # tokens a word of `seen`
@@ -115,12 +116,16 @@ class Choice:
 
     Args:
         batch_size, vocab_size, device: of the logits.
+        processes: that have to choose the same.
     """
 
     emits = False
     most_accepted = MAX_NODES
 
-    def __init__(self, batch_size: int, vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self, batch_size: int, vocab_size: int, device: torch.device, processes: Processes | None = None
+    ) -> None:
+        self.processes = processes or Processes()
         self.samples, self.is_penalised = False, False
         self.options = {
             name: torch.zeros(batch_size, dtype=dtype, device=device)
@@ -151,6 +156,9 @@ class Choice:
             self.seen.copy_(_seen_bits(input_ids.long(), rules.ignored, self.seen.shape[1]))
 
     def choose(self, logits: Tensor, tree: Tree, positions: Tensor) -> Tensor:
+        return self.processes.agreed(self._select(logits, tree, positions))[0]
+
+    def _select(self, logits: Tensor, tree: Tree, positions: Tensor) -> Tensor:
         if self.is_penalised:
             return select_tokens(logits, tree.tokens, tree.parents, positions, self.seen, **self.options)
         if self.samples:

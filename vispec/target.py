@@ -19,6 +19,8 @@ from vispec.attention import Verification, switched_attention, verifying
 from vispec.cache import CACHE_NAME, TreeCache
 from vispec.families import FAMILIES, PLAIN, TEXT_MODELS, why_unsupported
 from vispec.media import Run, lengths_noted, runs_of
+from vispec.placement import device_of, is_placed, whole_weight
+from vispec.processes import check_split, processes_of
 from vispec.tree import Tree
 
 BUILD = build_info()
@@ -80,8 +82,7 @@ class Target:
 
     Raises:
         TypeError: not a transformers model.
-        NotImplementedError: a family, a dtype or a kind of rotary positions that is not supported, or a model spread
-            over several devices.
+        NotImplementedError: a family, a dtype or a kind of rotary positions that is not supported.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -98,8 +99,6 @@ class Target:
                 f"{reason}; expected a language model with an LM head, of the families {', '.join(FAMILIES)}, or one "
                 "whose layers all are plain self-attention; the model's own generate, if it has one, needs no draft"
             )
-        if len(set((getattr(model, "hf_device_map", None) or {"": 0}).values())) > 1:
-            raise NotImplementedError("model: expected all weights on one device, got a device map over several")
         if model.dtype not in DTYPES:
             raise NotImplementedError(f"model: expected float32, float16 or bfloat16, got {model.dtype}")
         _check_rotary(self.text_config)
@@ -111,6 +110,7 @@ class Target:
                 'model: its attention is soft-capped, which sdpa leaves out; load it with attn_implementation="eager"'
             )
         self.decoder: nn.Module = model.get_decoder()
+        self.processes = processes_of(model)
         self.family = FAMILIES.get(model.config.model_type, PLAIN)
         self.hidden_size: int = self.text_config.hidden_size
         self.vocab_size: int = self.text_config.vocab_size
@@ -121,14 +121,16 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.get_output_embeddings().parameters()).device
+        """Where its inputs are and its outputs come, and where the draft and the cycle work."""
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
     def check_device(self) -> None:
-        """Raise a NotImplementedError where the cycle's operators do not run; training needs none of them."""
+        """Raise a NotImplementedError where the cycle does not run; training does not need it."""
+        check_split(self.model)
         if self.device.type not in DEVICES:
             reason = "" if BUILD["cuda"] else f" (no CUDA operators were built: {BUILD['cuda_reason']})"
             raise NotImplementedError(
@@ -141,7 +143,7 @@ class Target:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Features `[..., H]` to logits `[..., V]`, by the target's own module."""
-        return self.family.logits(self.model.get_output_embeddings()(hidden), self.text_config)
+        return self.family.logits(self.model.get_output_embeddings()(hidden).to(hidden.device), self.text_config)
 
     def head_rows(self, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Copies of the LM head's weight `[n, H]` and bias `[n]` for some tokens, int64 `[n]`.
@@ -150,15 +152,17 @@ class Target:
             NotImplementedError: the head is more, or other, than a plain `nn.Linear`: its rows would not be its logits.
         """
         head = self.model.get_output_embeddings()
-        is_hooked = bool(head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
-        if type(head) is not nn.Linear or is_hooked or head.weight.is_meta or not head.weight.is_floating_point():
+        is_replaced = "forward" in vars(head) and not is_placed(head)
+        is_hooked = bool(head._forward_hooks or head._forward_pre_hooks or is_replaced)
+        weight = whole_weight(head)
+        if type(head) is not nn.Linear or is_hooked or weight is None:
             kind = f"{type(head).__name__}{' with hooks' if is_hooked else ''}"
             raise NotImplementedError(
                 "draft: its shortlist of tokens needs rows of the target's LM head, expected a plain torch.nn.Linear, "
                 f"got {kind}, {head.weight.dtype} on {head.weight.device}; load it with full_vocabulary=True"
             )
-        bias = None if head.bias is None else head.bias.detach()[token_ids]
-        return head.weight.detach()[token_ids], bias
+        bias = None if head.bias is None else whole_weight(head, "bias")
+        return weight.to(self.device)[token_ids], None if bias is None else bias.to(self.device)[token_ids]
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -209,8 +213,8 @@ class Target:
             output = self.model(**inputs, return_dict=True)
         return Prompt(
             logits=output.logits[:, -1],
-            embeds=torch.cat(record.embeds, dim=1) if record.embeds else self.embed(input_ids),
-            features=torch.cat(record.features, dim=1),
+            embeds=torch.cat(record.embeds, dim=1).to(self.device) if record.embeds else self.embed(input_ids),
+            features=torch.cat(record.features, dim=1).to(self.device),
             images=runs_of(input_ids, lengths, self.placeholders),
             starts=padding(input_ids, model_kwargs.get("attention_mask")),
             hidden_states=output.hidden_states if model_kwargs.get("output_hidden_states") else None,
@@ -226,8 +230,8 @@ class Target:
         with self.attached(), _recording() as record, lengths_noted(self.model, self.family, inputs) as lengths:
             self.model(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
         ids = inputs["input_ids"]
-        embeds = record.embeds[0] if record.embeds else self.embed(ids)
-        return Reading(embeds, record.features[0], runs_of(ids, lengths, self.placeholders))
+        embeds = record.embeds[0].to(self.device) if record.embeds else self.embed(ids)
+        return Reading(embeds, record.features[0].to(self.device), runs_of(ids, lengths, self.placeholders))
 
     @contextmanager
     def verification(self) -> Iterator[None]:
@@ -267,7 +271,8 @@ class Target:
                 **{CACHE_NAME: cache},
                 **wanted,
             )
-        return Verified(output.logits, record.features[0], output.hidden_states if output_hidden_states else None)
+        features = record.features[0].to(self.device)
+        return Verified(output.logits, features, output.hidden_states if output_hidden_states else None)
 
 
 def _check_rotary(text_config: Any) -> None:

@@ -17,6 +17,8 @@ from transformers.generation.stopping_criteria import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from vispec.processes import Processes
+
 
 class Stops:
     """When to stop, asked after every token as plain decoding asks.
@@ -27,13 +29,20 @@ class Stops:
     Args:
         criteria: as `generate` prepared them.
         pad_token_id: what a finished sequence goes on with.
+        processes: that have to stop together; a criterion may ask a clock.
 
     Attributes:
         pads: Whether finished sequences go on with padding; where no criterion knows an end-of-sequence token they go
             on with their own tokens, as in plain decoding.
     """
 
-    def __init__(self, criteria: Sequence[StoppingCriteria], pad_token_id: int | None = None) -> None:
+    def __init__(
+        self,
+        criteria: Sequence[StoppingCriteria],
+        pad_token_id: int | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self.processes = processes or Processes()
         lengths = [c.max_length for c in criteria if type(c) is MaxLengthCriteria]
         self.max_length: float = min(lengths, default=torch.inf)
         eos = [c.eos_token_id for c in criteria if type(c) is EosTokenCriteria]
@@ -52,7 +61,7 @@ class Stops:
         for criterion in self.others:  # each is asked, like plain decoding does: some count their calls
             found = torch.as_tensor(criterion(ids.to(device), scores)).expand(len(ids)).tolist()
             ends = [end or bool(more) for end, more in zip(ends, found, strict=True)]
-        return ends
+        return self.processes.agreed(torch.tensor(ends))[0].tolist() if self.others else ends
 
 
 class Text:

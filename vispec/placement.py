@@ -1,0 +1,38 @@
+"""Where a target's weights are: on a device or several, offloaded by accelerate, or split over processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module works; its weights may come there for each pass alone."""
+    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return next(module.parameters()).device if device is None else torch.device(device)
+
+
+def is_placed(module: nn.Module) -> bool:
+    """Whether its forward was replaced by one that does the same with weights that are elsewhere, or a part of them."""
+    return hasattr(module, "_hf_hook") or any(hasattr(weight, "device_mesh") for weight in module.parameters())
+
+
+def whole_weight(module: nn.Module, name: str = "weight") -> Tensor | None:
+    """A module's parameter as a plain tensor of floats, fetched or gathered if need be; None: it has no such form.
+
+    Where a model is split over processes, all of them must ask.
+    """
+    weight = _fetched(module, name)
+    if hasattr(weight, "full_tensor"):  # a DTensor
+        weight = weight.full_tensor()
+    is_plain = type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and not weight.is_meta
+    return weight.detach() if is_plain else None
+
+
+def _fetched(module: nn.Module, name: str) -> Tensor:
+    if not hasattr(module, "_hf_hook"):
+        return getattr(module, name)
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        return getattr(module, name)
