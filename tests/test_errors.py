@@ -91,13 +91,6 @@ def test_training_mode() -> None:
         vispec.generate(model, draft, IDS)
 
 
-def test_device_map_over_several_devices() -> None:
-    model, draft = make_pair("llama")
-    model.hf_device_map = {"model": 0, "lm_head": 1}
-    with refused(model, NotImplementedError, "model: ", "one device", "device map"):
-        vispec.generate(model, draft, IDS)
-
-
 def test_device_without_operators() -> None:
     model, draft = make_pair("llama")
     model.to("meta")

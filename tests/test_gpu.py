@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -83,6 +84,19 @@ def test_batches(family: str) -> None:
         torch.manual_seed(0)
         drawn.append(vispec.generate(model, drafted, inputs, do_sample=True, num_return_sequences=2, **options))
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("elsewhere", ["cpu", *range(1, torch.cuda.device_count())])
+def test_weights_elsewhere(elsewhere: str | int) -> None:
+    """A layer and the LM head are offloaded to the host, or on another GPU."""
+    layers = {f"model.language_model.layers.{index}": elsewhere if index == 1 else 0 for index in range(3)}
+    others = ("model.vision_tower", "model.multi_modal_projector", "model.language_model.embed_tokens")
+    rest = {**dict.fromkeys(others, 0), "model.language_model.norm": 0, "model.language_model.rotary_emb": 0}
+    model = dispatch_model(make_target("llava"), {**rest, **layers, "lm_head": elsewhere})
+    inputs = batch_for(model, range(3))
+    for tree in TREES:
+        with pytest.warns(UserWarning, match="dispatched by accelerate"):
+            assert_same_text(model, make_draft(model), inputs, tree, max_new_tokens=40)
 
 
 def test_kept_cycles_grow_and_return(monkeypatch: pytest.MonkeyPatch) -> None:

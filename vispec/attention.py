@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -45,6 +46,13 @@ class Verification:
     cache_len: Tensor  # int32 [B], rows before the tree
     ancestors: Tensor  # int64 [B, N, W]
     kv_start: Tensor | None = None  # int32 [B], rows of left padding
+
+    def on(self, device: torch.device) -> Verification:
+        """For a layer there."""
+        if device == self.cache_len.device:
+            return self
+        kv_start = None if self.kv_start is None else self.kv_start.to(device)
+        return Verification(self.cache_len.to(device), self.ancestors.to(device), kv_start)
 
 
 _verification: ContextVar[Verification | None] = ContextVar("vispec_verification", default=None)
@@ -154,6 +162,7 @@ def tree_attention_forward(
     unknown = sorted(k for k, v in kwargs.items() if k not in _HARMLESS and v is not None and v is not False)
     if unknown or dropout:
         raise NotImplementedError(f"{type(module).__name__}: tree attention does not know {unknown or ['dropout']}")
+    verification = verification.on(query.device)
     windows = _windows.get()
     if windows is not None:
         windows.append(sliding_window)

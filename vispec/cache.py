@@ -62,7 +62,8 @@ class TreeLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append `[B, Hkv, M, D]`; see the class for what comes back."""
         if self.rows.verifying:
-            append_kv(key_states, value_states, self.keys, self.values, self.rows.cache_len)
+            cache_len = self.rows.cache_len.to(key_states.device)
+            append_kv(key_states, value_states, self.keys, self.values, cache_len)
             return self.keys, self.values
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -145,8 +146,12 @@ class TreeCache(Cache):
 
     def compact(self, nodes: Tensor, num_accepted: Tensor) -> None:
         """Keep the accepted nodes' rows of the tree just verified (`vispec.ops.compact_kv`), in all layers."""
-        keys, values = [layer.keys for layer in self.layers], [layer.values for layer in self.layers]
-        compact_kv(keys, values, self.rows.cache_len, nodes, num_accepted)
+        home = self.rows.cache_len
+        devices = {layer.keys.device for layer in self.layers} | {home.device}
+        for device in sorted(devices, key=lambda device: device == home.device):  # the last one advances the lengths
+            layers = [layer for layer in self.layers if layer.keys.device == device]
+            keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
+            compact_kv(keys, values, *(tensor.to(device) for tensor in (home, nodes, num_accepted)))
 
     def stop_verifying(self, length: int) -> None:
         """Become an ordinary cache again, of the first `length` rows."""
