@@ -44,6 +44,7 @@ LAYOUTS = {
 VIDEO_LAYOUTS = {"one video": "tvt", "two videos": "vtvt"}
 MIXED_LAYOUTS = {"image and video": "titvt", "video and images": "vitit"}
 ALL_LAYOUTS = {**LAYOUTS, **VIDEO_LAYOUTS, **MIXED_LAYOUTS}
+BY_TOKEN = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"}  # inputs as long as the prompt
 BUILDERS = {name: TABLE[name].build for name in ("llama", "llava", "llava_next", "qwen2", "qwen2_5_vl")}
 VISION_FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 
@@ -155,9 +156,8 @@ def make_batch(prompts: Sequence[dict[str, Tensor]], of_rows: OfRows = concatena
     """Prompts of one family, padded on the left as a processor does it; `of_rows`: see `Family`."""
     longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
     prompts = [{**prompt, "attention_mask": torch.ones_like(prompt["input_ids"])} for prompt in prompts]
-    by_token = {name for p in prompts for name, value in p.items() if value.shape == p["input_ids"].shape}
-    batch = of_rows([{name: p[name] for name in p if name not in by_token} for p in prompts])
-    for name in {name: None for prompt in prompts for name in prompt if name in by_token}:
+    batch = of_rows([{name: p[name] for name in p if name not in BY_TOKEN} for p in prompts])
+    for name in BY_TOKEN & prompts[0].keys():
         rows = [prompt[name][0] for prompt in prompts]
         batch[name] = torch.stack([F.pad(row, (longest - len(row), 0)) for row in rows])
     return batch
