@@ -76,6 +76,12 @@ def test_wrong_folders(folder: Path) -> None:
         load_suite("mmspec-pictures", folder)
 
 
+def test_published_lengths(folder: Path) -> None:
+    for suite in (load_suite("mmspec", folder), load_suite("mmspec-pictures")):
+        assert suite.published("caption", 0.0, "any") == "192 tokens, all turns"
+        assert suite.published("poems", 0.0, "any") is None
+
+
 def test_drawn_conversations() -> None:
     """All six kinds, each about a picture of its own, the same ones in every run."""
     suite = load_suite("mmspec-pictures")

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from vispec.bench.prompts import MAX_NEW_TOKENS, SEED, SPLIT, Prompt
-from vispec.bench.suites.mmspec import KINDS
+from vispec.bench.suites.mmspec import KINDS, answer_length
 from vispec.bench.suites.turns import in_turn
 from vispec.pair.dataset import FAMILIES, draw, make_turns
 
@@ -73,8 +73,9 @@ class DrawnKinds:
     def __iter__(self) -> Iterator[Prompt]:
         return in_turn((self._prompts(kind.title) for kind in KINDS), self.limit)
 
-    def published(self, kind: str, temperature: float, target: str) -> None:
-        """The pair is ours alone."""
+    def published(self, kind: str, temperature: float, target: str) -> str | None:
+        """How long the answers are that these are in the shape of."""
+        return answer_length(kind)
 
     def _prompts(self, kind: str) -> Iterator[Prompt]:
         for number in itertools.count():

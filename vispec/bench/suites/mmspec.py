@@ -43,6 +43,11 @@ KINDS = (
 )
 
 
+def answer_length(kind: str) -> str | None:
+    """Of this kind, in words."""
+    return next((f"{k.answer_tokens} tokens, all turns" for k in KINDS if k.title == kind), None)
+
+
 class MMSpec:
     """The kinds in turn, a conversation of each.
 
@@ -80,8 +85,9 @@ class MMSpec:
         groups = [[(title, index) for index in indices] for title, indices in self.groups.items()]
         return (self._prompt(title, index) for title, index in in_turn(groups, self.limit))
 
-    def published(self, kind: str, temperature: float, target: str) -> None:
-        """MMSpec's results are in figures and tables that were not at hand."""
+    def published(self, kind: str, temperature: float, target: str) -> str | None:
+        """How long MMSpec's answers are; its results by kind and method were not at hand."""
+        return answer_length(kind)
 
     def _prompt(self, kind: str, index: int) -> Prompt:
         row: dict[str, Any] = self.rows.read(index, COLUMNS)
