@@ -57,6 +57,9 @@ class ScriptedDrafter:
     def reserve(self, num_tokens: int) -> None:
         """No rows of its own."""
 
+    def remember(self, num_indices: int) -> None:
+        """It knows the script."""
+
 
 class ScriptedDraft(Draft):
     """A draft that hands out scripted drafters."""

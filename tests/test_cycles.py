@@ -17,7 +17,7 @@ from importlib import import_module
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import Cache, LlamaForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import vispec
 from lossless import assert_same_text
@@ -25,6 +25,7 @@ from models import BUILDERS, make_batch, make_draft, make_pair, make_prompt, mak
 from vispec import cycles
 from vispec.graphs import Replayer, fingerprint, no_capture, why_not
 from vispec.target import Target
+from vispec.training.prompts import append_inputs, append_tokens
 from vispec.tree import TreeConfig
 
 GENERATE = import_module("vispec.generate")  # the package has a function of that name
@@ -148,6 +149,30 @@ def test_the_cache_that_is_returned_is_the_callers(kept: None) -> None:
     assert cache.get_seq_length() == first.sequences.shape[1] - 1 == before[0].shape[2]
     vispec.generate(model, draft, make_prompt(model, "text", random.Random(1)), max_new_tokens=20)
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2_5_vl"])
+def test_two_dialogues_share_a_kept_cycle(family: str, kept: None) -> None:
+    """Each goes on from a cache of its own, with what the draft had read of it."""
+    model, draft = make_pair(family)
+    layout, rng = "text" if family == "llama" else "one image", random.Random(0)
+    options = {"max_new_tokens": 20, "do_sample": False, "return_dict_in_generate": True}
+    dialogues: list[dict[str, Tensor]] = [make_prompt(model, layout, rng) for _ in range(2)]
+    caches: list[dict[str, Cache]] = [{}, {}]
+    for _ in range(3):
+        for index, inputs in enumerate(dialogues):
+            inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+            fresh = vispec.generate(model, draft, inputs, **options)
+            ours = vispec.generate(model, draft, inputs, **caches[index], **options)
+            assert torch.equal(ours.sequences, model.generate(**inputs, **options).sequences)
+            assert torch.equal(ours.speculation.num_accepted, fresh.speculation.num_accepted)
+            cache = ours[vispec.cache.CACHE_NAME]
+            assert caches[index].get(vispec.cache.CACHE_NAME, cache) is cache
+            caches[index] = {vispec.cache.CACHE_NAME: cache}
+            turn = {**make_prompt(model, "text", rng)}
+            said = append_tokens(inputs, ours.sequences[0, inputs["input_ids"].shape[1] :].tolist())
+            dialogues[index] = append_inputs(said, turn)
+    assert Again.count <= 2  # rotary offsets come and go
 
 
 def test_moved_weights_and_errors_end_a_kept_cycle(kept: None) -> None:

@@ -11,22 +11,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
-from transformers.cache_utils import Cache, StaticCache
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
 import models
 import vispec
 from refusal import refused
 from vispec.arguments import OWN, SUPPORTED_VALUES
-from vispec.cache import CACHE_NAME
 
 IDS = torch.tensor([[5, 9, 14, 20]])
 Pair = tuple[PreTrainedModel, vispec.Draft]
 
 
 # for each option of the table, values that must be refused
-CACHES = (DynamicCache(), StaticCache(models.make_target("llama").config, max_cache_len=64))
 VALUES: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (1,),
     "assistant_model": (models.make_target("llama"),),
@@ -48,7 +45,6 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "negative_prompt_ids": (IDS,),
     "num_beams": (2, 5, torch.tensor([1, 2])),
     "output_attentions": (True,),
-    "past_key_values": CACHES,
     "penalty_alpha": (0.6,),
     "prefill_chunk_size": (2, 0),
     "prompt_lookup_num_tokens": (3, 0),
@@ -56,7 +52,6 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "token_healing": (True,),
     "use_cache": (False,),
     "use_mtp": (True,),
-    CACHE_NAME: CACHES,
 }
 # arguments of the call itself or of the model's forward, which a GenerationConfig does not hold
 CALL_ONLY = {
@@ -64,8 +59,6 @@ CALL_ONLY = {
     "assistant_tokenizer",
     "inputs_embeds",
     "negative_prompt_ids",
-    "past_key_values",
-    CACHE_NAME,
     "synced_gpus",
 }
 IS_KNOWN = [name for name in VALUES if name in CALL_ONLY or hasattr(GenerationConfig(), name)]  # to this transformers
@@ -203,11 +196,3 @@ def test_generation_config_of_another_type(llama: Pair, config: Any) -> None:
 def test_no_room_for_a_token(llama: Pair, budget: dict[str, int]) -> None:
     with refused(llama[0], ValueError, next(iter(budget))):
         vispec.generate(*llama, IDS, **budget)
-
-
-def test_cache_that_comes_back_is_not_taken(llama: Pair) -> None:
-    """A cache of an earlier call is a user's cache like any other."""
-    first = vispec.generate(*llama, IDS, max_new_tokens=5, return_dict_in_generate=True)
-    assert isinstance(first.past_key_values, Cache)
-    with refused(llama[0], NotImplementedError, "past_key_values=DynamicCache is not supported: "):
-        vispec.generate(*llama, first.sequences, past_key_values=first.past_key_values)

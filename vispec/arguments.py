@@ -14,7 +14,6 @@ from transformers.generation.logits_process import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
-from vispec.cache import CACHE_NAME
 from vispec.draft.checkpoint import Draft
 from vispec.media import PIXELS
 from vispec.target import Target
@@ -50,7 +49,6 @@ SUPPORTED_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
         "trees are verified without ever writing attention weights down; run the model's forward over the finished "
         "text for them",
     ),
-    "past_key_values": ((None,), "the draft, too, must have read what it holds; pass the whole text without it"),
     "penalty_alpha": (
         (None, 0, 0.0),
         f"contrastive search compares a token's hidden state with all before it; {OWN}",
@@ -69,7 +67,6 @@ SUPPORTED_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "use_cache": ((None, True), "a cycle reads the text from a cache; leave it out, the text is the same"),
     "use_mtp": ((None, False), _ONE_GUESSER),
-    CACHE_NAME: ((None,), "the draft, too, must have read what it holds; pass the whole text without it"),
 }
 
 
@@ -137,9 +134,14 @@ def check_processors(processors: LogitsProcessorList) -> None:
             )
 
 
+def ids_of(keywords: Mapping[str, Any]) -> Any:
+    """The token ids, by either of their names."""
+    return keywords.get("inputs") if keywords.get("input_ids") is None else keywords["input_ids"]
+
+
 def check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:
     """What transformers would find late, or not at all."""
-    ids = keywords.get("inputs") if keywords.get("input_ids") is None else keywords["input_ids"]
+    ids = ids_of(keywords)
     if ids is None and option(target.model, keywords, "bos_token_id") is not None:
         return  # `generate` itself begins with that token
     if not isinstance(ids, Tensor):
@@ -155,17 +157,30 @@ def check_inputs(target: Target, keywords: Mapping[str, Any]) -> None:
     if ids.min() < 0 or ids.max() >= target.vocab_size:
         bad = ids[(ids < 0) | (ids >= target.vocab_size)][0].item()
         raise ValueError(f"input_ids: expected ids from 0 to {target.vocab_size - 1}, got {bad}")
-    check_mask(ids, keywords.get("attention_mask"))
-    _check_placeholders(target, ids, keywords)
 
 
-def check_mask(ids: Tensor, mask: Tensor | None) -> None:
+def check_prompt(target: Target, keywords: Mapping[str, Any], num_cached: int = 0, unseen: int = 0) -> None:
+    """Mask, images and videos.
+
+    Args:
+        num_cached: leading tokens that a cache holds.
+        unseen: tokens before the ids, which a cache holds.
+    """
+    ids = ids_of(keywords)
+    if ids is None:
+        return
+    check_mask(ids, keywords.get("attention_mask"), unseen)
+    _check_placeholders(target, ids[:, num_cached:], keywords)
+
+
+def check_mask(ids: Tensor, mask: Tensor | None, unseen: int = 0) -> None:
     if mask is None:
         return
     if not isinstance(mask, Tensor):
         raise TypeError(f"attention_mask: expected a tensor, got {type(mask).__name__}")
-    if mask.shape != ids.shape:
-        raise ValueError(f"attention_mask: expected the shape of input_ids {list(ids.shape)}, got {list(mask.shape)}")
+    shape = [ids.shape[0], unseen + ids.shape[1]]
+    if list(mask.shape) != shape:
+        raise ValueError(f"attention_mask: expected the shape of input_ids {shape}, got {list(mask.shape)}")
     is_token = mask == 1
     if not ((is_token | (mask == 0)).all() and (is_token[:, :-1] <= is_token[:, 1:]).all() and is_token[:, -1].all()):
         raise ValueError(

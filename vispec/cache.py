@@ -68,16 +68,32 @@ class TreeLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[2]
-        if end > self.keys.shape[2]:
-            self.grow(grown_capacity(self.keys.shape[2], end))
-        elif self.keys.is_inference() and not torch.is_inference_mode_enabled():  # torch refuses to write into those
-            self.grow(self.keys.shape[2])
+        self.make_writable(end)
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         is_first, self.length = self.length == 0, end
         if is_first:  # the whole prompt: attention reads the states themselves, contiguous
             return key_states, value_states
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def load(self, keys: Tensor, values: Tensor, length: int) -> None:
+        """Hold `length` rows, the last of which are `keys` and `values` `[B, Hkv, n, D]`; no layer sees those before.
+
+        A sliding window leaves no more of a text than it will see.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self.make_writable(length)
+        self.keys[:, :, length - keys.shape[2] : length] = keys
+        self.values[:, :, length - keys.shape[2] : length] = values
+        self.length = length
+
+    def make_writable(self, num_rows: int) -> None:
+        """So many rows, that torch lets us write."""
+        if num_rows > self.keys.shape[2]:
+            self.grow(grown_capacity(self.keys.shape[2], num_rows))
+        elif self.keys.is_inference() and not torch.is_inference_mode_enabled():
+            self.grow(self.keys.shape[2])
 
     def grow(self, capacity: int) -> None:
         """Reallocate for `capacity` rows and copy."""
@@ -159,8 +175,8 @@ class TreeCache(Cache):
         for layer in self.layers:
             layer.length = length
 
-    def copy_to(self, cache: Cache) -> None:
-        """Append the rows in use, in all layers."""
-        length = self.get_seq_length()
+    def copy_to(self, cache: Cache, start: int = 0) -> None:
+        """Append the rows in use from `start` on, in all layers."""
+        rows = slice(start, self.get_seq_length())
         for index, layer in enumerate(self.layers):
-            cache.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)
+            cache.update(layer.keys[:, :, rows], layer.values[:, :, rows], index)

@@ -44,6 +44,9 @@ class NoDrafter:
     def reserve(self, num_tokens: int) -> None:
         """It holds nothing."""
 
+    def remember(self, num_indices: int) -> None:
+        """It has read nothing."""
+
 
 @contextmanager
 def borrowed_cycle(

@@ -20,14 +20,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from vispec.draft.drafter import MAX_CHAIN, Drafter
+from vispec.draft.drafter import MAX_CHAIN, Drafter, Memory
 from vispec.graphs import Replayer
 from vispec.ops import accept_path
 from vispec.sampling import Choice, Chooser
@@ -43,13 +43,22 @@ class Decoded:
 
     The cache lacks what a sequence that finished early went on with, unless it was asked for. Hidden states, where they
     were asked for: of each new token those of the pass that chose it, `[B, L, H]` for the first, then `[B, 1, H]`,
-    before every layer and after the last.
+    before every layer and after the last. `memory` is what the drafter keeps of the text, if the cache was asked for.
     """
 
     sequences: Tensor
     speculation: Speculation
     cache: Cache
     hidden_states: list[tuple[Tensor, ...]] | None
+    memory: Memory | None
+
+
+class Before(NamedTuple):
+    """What the cycle's cache holds when a call begins."""
+
+    num_rows: int = 0
+    num_cached: int = 0  # leading tokens of the prompt that these are of: all of them, or 0 where it begins behind them
+    memory: Memory | None = None  # what the drafter kept of them
 
 
 class Record:
@@ -204,6 +213,12 @@ class Cycle:
         key = tree, self.chooser.mode
         return Record(self.replayer.run(key, version, lambda: self._work(tree), lambda: self.clock.stage("captured")))
 
+    def remember(self, num_rows: int, padding: int) -> Memory | None:
+        """What the drafter keeps of the first `num_rows` tokens, the first `padding` of which are none."""
+        if self.num_missed:
+            self._catch_up()
+        return self.drafter.remember(num_rows - padding)
+
     def _catch_up(self) -> None:
         """Let the drafter read the tokens that it missed: a fixed amount of work whatever their number."""
         with self.clock.stage("draft"):
@@ -306,41 +321,47 @@ def decode(
     text: Text,
     ahead: int = 1,
     keeps_cache: bool = False,
+    before: Before = Before(),  # noqa: B008  # immutable
 ) -> Decoded:
     """Speculative decoding of one batch of prompts.
 
     Args:
-        target, cycle: `cycle` works with this target and its cache is empty.
+        target, cycle: `cycle` works with this target.
         plan: says what is drafted, cycle by cycle.
         input_ids: int64 `[B, L]`, padded on the left.
         model_kwargs: as `model.generate` hands them to a custom_generate callable.
         chooser: chooses the target's tokens; it has begun with these prompts.
         text: holds the prompts, and knows when to end.
         ahead: cycles that may be on their way before the first of them is read.
-        keeps_cache: whether the cache is to hold the padding behind finished sequences, too.
+        keeps_cache: whether the cache is to be gone on from: it is to hold the padding behind finished sequences, too.
+        before: what the cache holds already.
     """
     clock, cache = Clock(target.device), cycle.cache
     batch_size, prompt_length = input_ids.shape
+    unseen = before.num_rows - before.num_cached  # tokens before the prompt
+    memory = None
     trees: list[TreeConfig | None] = []
     num_accepted: list[list[int]] = []  # [num_cycles][B]
     with target.attached():
         with clock.stage("prefill"):
-            prompt = target.prefill(input_ids, model_kwargs, cache)
+            prompt = target.prefill(input_ids, model_kwargs, cache, before.num_cached)
             if prompt.hidden_states is not None:
                 cycle.text_states = [prompt.hidden_states]
-            delta = rope_delta(model_kwargs.get("position_ids"), prompt_length)
+            delta = rope_delta(model_kwargs.get("position_ids"), unseen + prompt_length)
             last = root_alone(input_ids[:, -1].long().contiguous())
-            places = [prompt_length - 1 - start for start in prompt.starts]
+            places = [unseen + prompt_length - 1 - start for start in prompt.starts]
             positions = torch.tensor(places, dtype=torch.int32, device=target.device)[:, None]
             root_tokens = chooser.choose(prompt.logits[:, None], last, positions)
             chooser.note(root_tokens, last.depths[:, 0])
         if not chooser.emits:
             text.emit(root_tokens.tolist())
-        if not text.has_ended:
-            cycle.start(prompt, root_tokens[:, 0], delta, chooser, clock)
+        if not text.has_ended or keeps_cache:
+            starts = prompt.starts
+            cycle.start(replace(prompt, memory=before.memory), root_tokens[:, 0], delta, chooser, clock)
             del prompt
             with target.verification():
-                in_flight = _InFlight(cycle, plan, list(text.lengths), text.stops.max_length, ahead)
+                lengths = [unseen + length for length in text.lengths]
+                in_flight = _InFlight(cycle, plan, lengths, text.stops.max_length, ahead)
                 active = [True] * batch_size
                 while not text.has_ended:
                     if active != text.is_open:
@@ -354,8 +375,10 @@ def decode(
                         text.emit(tokens)
                 shortest = min(text.lengths) - 1
                 if keeps_cache and shortest < text.length - 1:
-                    cycle.read_on(text.sequences[:, shortest:-1], shortest)
-    cache.stop_verifying(text.length - 1)
+                    cycle.read_on(text.sequences[:, shortest:-1], unseen + shortest)
+                if keeps_cache:
+                    memory = cycle.remember(unseen + text.length - 1, starts[0])
+    cache.stop_verifying(unseen + text.length - 1)
     counts = torch.tensor(num_accepted, dtype=torch.int32).view(len(num_accepted), batch_size)
     drafted = torch.tensor([tree.num_nodes - 1 if tree else 0 for tree in trees], dtype=torch.int32)
     emitted = torch.tensor([min(length, text.length) - prompt_length for length in text.lengths], dtype=torch.int32)
@@ -367,4 +390,4 @@ def decode(
         trees=trees,
         seconds=clock.finish(),
     )
-    return Decoded(text.sequences, speculation, cache, cycle.text_states)
+    return Decoded(text.sequences, speculation, cache, cycle.text_states, memory)

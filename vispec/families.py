@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor
@@ -42,6 +44,25 @@ def _lengths_of_kept(encoded: Any, inputs: Mapping[str, Any]) -> list[int]:
     """The processor leaves out what hardly differs from the frame before."""
     lengths, is_kept = _lengths(encoded), inputs.get("video_compression_mask")
     return lengths if is_kept is None else [int(of_video.sum()) for of_video in is_kept.split(lengths)]
+
+
+def without_first(encoded: Any, num_positions: int) -> Any:
+    """What a model made of images or videos, without the features of the first `num_positions` placeholders."""
+
+    def rest(features: Any) -> Any:
+        if isinstance(features, Tensor):
+            rows = features.flatten(0, -2)[num_positions:]
+            return rows if features.ndim == 2 else rows[None]
+        if isinstance(features[0], Tensor):
+            return [torch.cat([image.flatten(0, -2) for image in features])[num_positions:]]
+        return (features[0], rest(features[1]))  # of granite4_vision: a layer, and what it gets
+
+    shortened = copy.copy(encoded)
+    if getattr(encoded, "pooler_output", None) is not None:  # in transformers 5.17 no field of some outputs
+        shortened.pooler_output = rest(encoded.pooler_output)
+    if getattr(encoded, "deepstack_features", None) is not None:
+        shortened.deepstack_features = [rest(layer) for layer in encoded.deepstack_features]
+    return shortened
 
 
 def _unchanged(tensor: Tensor, text_config: Any) -> Tensor:

@@ -26,11 +26,13 @@ from vispec.arguments import (
     check_mode,
     check_options,
     check_processors,
+    check_prompt,
 )
 from vispec.auto import AUTO, auto_plan
 from vispec.cache import CACHE_NAME
+from vispec.continuing import Past, find_past, leave_note
 from vispec.cycles import borrowed_cycle, new_cycle
-from vispec.decoding import Cycle, Decoded, decode
+from vispec.decoding import Before, Cycle, Decoded, decode
 from vispec.draft.checkpoint import Draft
 from vispec.probe import check_verification
 from vispec.processes import FirstsPlan
@@ -165,6 +167,8 @@ class _Accelerator:
         keywords = {name: value for name, value in keywords.items() if name not in ("custom_generate", "generator")}
         keywords = with_stop_strings(model, keywords)
         check_inputs(target, keywords)
+        past = find_past(target, keywords)
+        check_prompt(target, keywords, past.num_cached if past else 0, past.unseen if past else 0)
 
         def custom_generate(
             model: PreTrainedModel,
@@ -178,7 +182,8 @@ class _Accelerator:
             if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
                 raise NotImplementedError(f"expected greedy search or sampling, got {mode}; {OWN}")
             check_processors(logits_processor)
-            check_mask(input_ids, model_kwargs.get("attention_mask"))  # generate makes one where it sees pad tokens
+            mask = model_kwargs.get("attention_mask")
+            check_mask(input_ids, mask, past.unseen if past else 0)  # generate makes one where it sees pad tokens
             wants_more = generation_config.return_dict_in_generate
             text = Text(
                 input_ids,
@@ -189,7 +194,7 @@ class _Accelerator:
             )
             target.processes.check_same("input_ids", input_ids)
             seed = target.processes.agreed_int(draw_seed(generator)) if mode == GenerationMode.SAMPLE else None
-            decoded = self._decode(input_ids, model_kwargs, logits_processor, seed, text, wants_more)
+            decoded = self._decode(input_ids, model_kwargs, logits_processor, seed, text, wants_more, past)
             if streamer is not None:
                 streamer.end()
             if not wants_more:
@@ -206,6 +211,8 @@ class _Accelerator:
 
         with target.exclusive():
             check_verification(target)
+            if past is not None and past.num_rows:
+                keywords = past.prepare(target, keywords)
             own_generate = type(model).generate  # not the instance's, which `accelerate` may have replaced
             return own_generate(model, custom_generate=custom_generate, **keywords)
 
@@ -217,29 +224,35 @@ class _Accelerator:
         seed: int | None,
         text: Text,
         wants_cache: bool,
+        past: Past | None,
     ) -> Decoded:
-        """Text, statistics and cache; tokens are drawn where there is a `seed`."""
-        own_cache = model_kwargs.pop(CACHE_NAME)  # generate's empty one, of a kind that is usual for the model
+        """Text, statistics and the cache to hand out; tokens are drawn where there is a `seed`."""
+        handed_out = model_kwargs.pop(CACHE_NAME)  # the caller's, or generate's empty one, of the model's usual kind
         budget = int(min(text.stops.max_length - text.length, MAX_FIRST_ROWS))
         rules = rules_of(processors, samples=seed is not None)
         by_path = rules is None or text.keeps_any or bool(model_kwargs.get("output_hidden_states"))
-        with self._cycle(input_ids, budget, by_path) as (plan, cycle):
+        keeps_cache = wants_cache or past is not None
+        before = past.before(self.draft, input_ids, model_kwargs.get("attention_mask")) if past else Before()
+        length = before.num_rows - before.num_cached + input_ids.shape[1]
+        with self._cycle(len(input_ids), length, budget, by_path) as (plan, cycle):
+            if past is not None:
+                past.load(cycle.cache)
             choice = cycle.choice
             choice.begin(Rules(samples=seed is not None) if rules is None else rules, seed or 0, input_ids)
             chooser = PathChoice(processors, rules, choice, text) if by_path else choice
             ahead = 2 if cycle.is_kept else 1
             decoded = decode(
-                self.target, cycle, plan, input_ids, model_kwargs, chooser, text, ahead, keeps_cache=wants_cache
+                self.target, cycle, plan, input_ids, model_kwargs, chooser, text, ahead, keeps_cache, before
             )
-            if wants_cache:
-                cycle.cache.copy_to(own_cache)
-                decoded = replace(decoded, cache=own_cache)
+            if keeps_cache:
+                cycle.cache.copy_to(handed_out, before.num_rows)
+                decoded = replace(decoded, cache=handed_out)
+                leave_note(self.target, self.draft, past, decoded)
         return decoded
 
     @contextmanager
-    def _cycle(self, input_ids: Tensor, budget: int, by_path: bool) -> Iterator[tuple[Plan, Cycle]]:
+    def _cycle(self, batch_size: int, length: int, budget: int, by_path: bool) -> Iterator[tuple[Plan, Cycle]]:
         """A cycle with an empty cache, and what it is to draft; `by_path`: nothing is captured, the host chooses."""
-        batch_size, length = input_ids.shape
         if self.draft is None:
             yield NoTree(), new_cycle(self.target, None, (), batch_size, length, budget)
             return

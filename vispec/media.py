@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vispec.families import Family
+from vispec.families import Family, without_first
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}  # inputs of a model, in the order of its encoding
 _ENCODERS = ("get_image_features", "get_video_features")
@@ -32,15 +32,38 @@ _noted: ContextVar[Lengths | None] = ContextVar("vispec_noted", default=None)
 
 
 @contextmanager
-def lengths_noted(model: PreTrainedModel, family: Family, inputs: Mapping[str, Any]) -> Iterator[Lengths]:
+def lengths_noted(
+    model: PreTrainedModel, family: Family, inputs: dict[str, Any], num_new: Mapping[str, int] | None = None
+) -> Iterator[Lengths]:
     """Note how many positions each image and video of `inputs` takes: from what `generate` has encoded already, and by
     watching the model encode the rest inside the block (transformers 5.17 encodes everything in the forward).
 
+    Args:
+        num_new: Positions of images, and of videos, in a text that continues another one: what comes before those is
+            left out of what was encoded, in `inputs` too. None: the text is whole.
+
     Raises:
-        NotImplementedError: the model has no method that encodes images alone, to be watched.
+        NotImplementedError: the model has no method that encodes images alone, to be watched; or what would be left out
+            is compressed.
     """
+    lengths: Lengths = {}
+
+    def noted(name: str, output: Any) -> Any:
+        taken = family.lengths(name, output, inputs)
+        surplus = 0 if num_new is None else sum(taken) - num_new[name]
+        seen = next((count for count in range(1, len(taken)) if sum(taken[:count]) == surplus > 0), 0)
+        if seen and inputs.get("video_compression_mask") is not None:
+            raise NotImplementedError(
+                f"{PIXELS[name]}: leaving out of a compressed video what a cache holds is not supported; give those of "
+                "the new turn alone, with their video_compression_mask"
+            )
+        lengths[name] = taken[seen:]
+        return without_first(output, surplus) if seen else output
+
     encoded = inputs.get("mm_encoder_outputs") or {}
-    lengths = {name: family.lengths(name, encoded[name], inputs) for name in PIXELS if encoded.get(name) is not None}
+    for name in PIXELS:
+        if encoded.get(name) is not None:
+            encoded = inputs["mm_encoder_outputs"] = {**encoded, name: noted(name, encoded[name])}
     awaited = [name for name, pixels in PIXELS.items() if inputs.get(pixels) is not None]
     if not awaited:
         yield lengths
@@ -56,9 +79,7 @@ def lengths_noted(model: PreTrainedModel, family: Family, inputs: Mapping[str, A
                 output = encode(*args, **kwargs)
             finally:
                 _noted.reset(token)
-            name = next(remaining)
-            lengths[name] = family.lengths(name, output, inputs)
-            return output
+            return noted(next(remaining), output)
 
         return encode_and_note
 

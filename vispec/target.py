@@ -38,6 +38,8 @@ class Prompt:
     images: list[list[Run]]  # per sequence, of its images and videos, see `vispec.media`
     starts: list[int]  # per sequence, positions of left padding
     hidden_states: tuple[Tensor, ...] | None = None  # [B, L, H] each, before every layer and after the last; if asked
+    past: int = 0  # positions before these, which the cache held already; `starts` counts from the first of them
+    memory: Any = None  # what the drafter kept of those
 
 
 class Verified(NamedTuple):
@@ -137,6 +139,19 @@ class Target:
                 f"model: expected it on {' or '.join(DEVICES)}, which have operators, got {self.device}{reason}"
             )
 
+    @property
+    def rope_deltas(self) -> Tensor | None:
+        """How far M-RoPE positions were off from the count of tokens in the model's last call of `generate`."""
+        return getattr(self.model.base_model, "rope_deltas", None)
+
+    @rope_deltas.setter
+    def rope_deltas(self, deltas: Tensor | None) -> None:
+        self.model.base_model.rope_deltas = deltas
+
+    def count_placeholders(self, ids: Tensor) -> dict[str, int]:
+        """Positions of images, and of videos, in token ids."""
+        return {name: 0 if token is None else int((ids == token).sum()) for name, token in self.placeholders.items()}
+
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids `[...]` to the embeddings `[..., H]` that the decoder reads, by the target's own module."""
         return self.family.embeds(self.model.get_input_embeddings()(ids), self.text_config)
@@ -200,23 +215,33 @@ class Target:
             for hook in hooks:
                 hook.remove()
 
-    def prefill(self, input_ids: Tensor, model_kwargs: Mapping[str, Any], cache: TreeCache) -> Prompt:
+    def prefill(
+        self, input_ids: Tensor, model_kwargs: Mapping[str, Any], cache: TreeCache, num_cached: int = 0
+    ) -> Prompt:
         """The target's own forward over prompt, images and videos, under its own attention, into `cache`.
 
         Args:
             input_ids: int64 `[B, L]`, padded on the left.
             model_kwargs: as `model.generate` hands them to a custom_generate callable.
+            cache: empty, or it holds an earlier part of the text. Images of that may be given once more.
+            num_cached: the first tokens of `input_ids`, which are not read again.
         """
+        past, next_length = cache.get_seq_length(), input_ids.shape[1] - num_cached
         kwargs = {**model_kwargs, CACHE_NAME: cache, "use_cache": True}
-        inputs = self.model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
-        with _recording() as record, lengths_noted(self.model, self.family, model_kwargs) as lengths:
+        inputs = self.model.prepare_inputs_for_generation(
+            input_ids, next_sequence_length=next_length, is_first_iteration=True, **kwargs
+        )
+        starts, input_ids = padding(input_ids, model_kwargs.get("attention_mask")), input_ids[:, num_cached:]
+        num_new = self.count_placeholders(input_ids) if past else None
+        with _recording() as record, lengths_noted(self.model, self.family, inputs, num_new) as lengths:
             output = self.model(**inputs, return_dict=True)
         return Prompt(
             logits=output.logits[:, -1],
             embeds=torch.cat(record.embeds, dim=1).to(self.device) if record.embeds else self.embed(input_ids),
             features=torch.cat(record.features, dim=1).to(self.device),
             images=runs_of(input_ids, lengths, self.placeholders),
-            starts=padding(input_ids, model_kwargs.get("attention_mask")),
+            starts=starts,
+            past=past,
             hidden_states=output.hidden_states if model_kwargs.get("output_hidden_states") else None,
         )
 
@@ -227,7 +252,7 @@ class Target:
         Args:
             inputs: what the model's forward takes, `input_ids` int64 `[B, L]` among them, padded on the right.
         """
-        with self.attached(), _recording() as record, lengths_noted(self.model, self.family, inputs) as lengths:
+        with self.attached(), _recording() as record, lengths_noted(self.model, self.family, dict(inputs)) as lengths:
             self.model(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
         ids = inputs["input_ids"]
         embeds = record.embeds[0].to(self.device) if record.embeds else self.embed(ids)
@@ -307,7 +332,7 @@ def rope_delta(position_ids: Tensor | None, length: int) -> Tensor | None:
     if position_ids is None:
         return None
     last = position_ids[..., -1]
-    return (last if last.ndim == 1 else last[-3:]) + 1 - length
+    return (last if last.ndim == 1 else last[-3:].expand(3, -1)) + 1 - length
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -48,6 +49,7 @@ class Draft:
         _check_fit(model.config, adapter)
         self.model = model.to(device=adapter.device, dtype=adapter.dtype).eval().requires_grad_(False)
         self._target = weakref.ref(target)
+        self.uid = uuid4().hex  # what was read by this draft is of no use to another one
         self.short_head = None if model.config.draft_vocab_size is None else ShortHead(adapter, self.model.draft_vocab)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,11 @@ class Drafter(Protocol):
     version: int
 
     def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
-        """Read the prompt. `root_tokens` int64 `[B]`: the target's first token."""
+        """Read the prompt. `root_tokens` int64 `[B]`: the target's first token.
+
+        Where the prompt continues a text, `prompt.memory` is what some drafter of the same draft remembered of it, up
+        to its end or somewhat less, or None.
+        """
 
     def propose(self, root_tokens: Tensor, tree: TreeConfig) -> Tree:
         """Guess what follows `root_tokens` int64 `[B]`; `tree` is one that the drafter was made for."""
@@ -52,6 +56,44 @@ class Drafter(Protocol):
 
     def reserve(self, num_tokens: int) -> None:
         """Make room for a text of `num_tokens` and the rows of one cycle. Called by the host between cycles."""
+
+    def remember(self, num_indices: int) -> Any:
+        """What a later prefill continues from, of one sequence: a `Memory`, or None where there is nothing.
+
+        Args:
+            num_indices: What was read past them does not count.
+        """
+
+
+class Memory(Protocol):
+    """What a drafter keeps of a text beyond its call. Holds no tensor that a drafter works on."""
+
+    @property
+    def num_indices(self) -> int:
+        """Indices of the text that were read."""
+
+    def cut(self, num_indices: int) -> Memory | None:
+        """Of no more indices than these; None: it does not reach back so far."""
+
+
+class ViSpecMemory(NamedTuple):
+    """The draft layer's keys and values of one text, `[1, Hkv, rows, D]`.
+
+    From index `first_cut` on there is a row for each; before it lies an image in its slots, and nothing can be cut.
+    """
+
+    k: Tensor
+    v: Tensor
+    global_feature: Tensor  # [H]
+    num_indices: int
+    first_cut: int
+
+    def cut(self, num_indices: int) -> ViSpecMemory | None:
+        surplus = max(0, self.num_indices - num_indices)
+        if self.num_indices - surplus < self.first_cut:
+            return None
+        rows = self.k.shape[2] - surplus
+        return self._replace(k=self.k[:, :, :rows], v=self.v[:, :, :rows], num_indices=self.num_indices - surplus)
 
 
 class ShortHead:
@@ -101,6 +143,7 @@ class ViSpecDrafter:
         self.next_position: Tensor  # int32 [B]
         self.global_feature: Tensor  # [B, 1, H]
         self.hidden: Tensor  # [B, H], the layer's output at the last index read
+        self.first_cut = 0  # see `ViSpecMemory`; of a single sequence
         config, device = model.config, model.device
         self.scale = config.head_dim**-0.5
         self.frontier_bits = {tree: _frontier_bits(tree, device) for tree in trees}
@@ -112,29 +155,64 @@ class ViSpecDrafter:
     def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
         """Run the layer over every prompt's short sequence and keep its keys and values."""
         device = self.model.device
+        memory: ViSpecMemory | None = prompt.memory
         embeds = torch.cat((prompt.embeds[:, 1:], self.target.embed(root_tokens)[:, None]), dim=1)
         # an image at prompt positions s..e-1 is the run s-1..e-2 of indices; a shift past 0 drops an embedding
+        starts = [max(start - prompt.past, 0) for start in prompt.starts]
+        firsts = [max(prompt.past - start, 0) for start in prompt.starts]  # index of what comes first here
+        runs = [
+            [(max(s - start - 1, 0), e - start - 1) for s, e in images]
+            for images, start in zip(prompt.images, starts, strict=True)
+        ]
+        feature = None if memory is None else memory.global_feature
         sequences = [
-            self.model.compress(
-                embeds[row, start:],
-                prompt.features[row, start:],
-                [(max(s - start - 1, 0), e - start - 1) for s, e in images],
-            )
-            for row, (images, start) in enumerate(zip(prompt.images, prompt.starts, strict=True))
+            self.model.compress(embeds[row, start:], prompt.features[row, start:], runs[row], feature)
+            for row, start in enumerate(starts)
         ]
         lengths = [sequence.hidden.shape[0] for sequence in sequences]
         padded = max(lengths)
         hidden = torch.stack([F.pad(s.hidden, (0, 0, 0, padded - s.hidden.shape[0])) for s in sequences])
         positions = torch.stack([F.pad(s.positions, (0, padded - s.positions.shape[0])) for s in sequences])
+        positions += torch.tensor(firsts, device=device)[:, None]
 
-        self._allocate(len(sequences), padded)
-        self.rows_saved = prompt.embeds.shape[1] - padded  # prompt positions that take no row
-        self.cache_len.copy_(torch.tensor(lengths))
-        self.next_position.copy_(prompt.embeds.shape[1] - torch.tensor(prompt.starts))
+        remembered = 0 if memory is None else memory.k.shape[2]
+        self._allocate(len(sequences), remembered + padded)
+        total = prompt.past + prompt.embeds.shape[1]
+        self.rows_saved = total - remembered - padded  # prompt positions that take no row
+        self.indices_saved = total - prompt.starts[0] - remembered - lengths[0]  # the same without padding
+        if runs[0] and self.model.config.num_queries:
+            self.first_cut = firsts[0] + runs[0][-1][1]
+        else:
+            is_whole = memory is not None and memory.num_indices == firsts[0]
+            self.first_cut = memory.first_cut if memory is not None and is_whole else firsts[0]
+        self.next_position.copy_(total - torch.tensor(prompt.starts))
         self.global_feature.copy_(torch.stack([s.global_feature for s in sequences])[:, None])
-
+        if memory is not None:
+            self._continue(memory, hidden, positions)
+            return
+        self.cache_len.copy_(torch.tensor(lengths))
         output = self.model(hidden, positions, self._attend_prompt)
         self.hidden.copy_(output[torch.arange(len(sequences), device=device), self.cache_len - 1])
+
+    def _continue(self, memory: ViSpecMemory, hidden: Tensor, positions: Tensor) -> None:
+        """Run the layer over one prompt that continues a text: piece by piece, each a chain behind what is there."""
+        remembered, width = memory.k.shape[2], self.chain.shape[0]
+        self.k_cache[:, :, :remembered], self.v_cache[:, :, :remembered] = memory.k, memory.v
+        self.cache_len.fill_(remembered)
+        for piece, places in zip(hidden.split(width, dim=1), positions.split(width, dim=1), strict=True):
+            length = piece.shape[1]
+            ancestors = self.chain[:length, : num_words(length)].contiguous()[None]
+            output = self._run_rows(piece, places, ancestors, self.cache_len)
+            self.hidden.copy_(output[:, -1])
+            self.cache_len += length
+
+    def remember(self, num_indices: int) -> ViSpecMemory | None:
+        """Copies: the next call writes into the same cache."""
+        if self.batch_size != 1 or num_indices < self.first_cut:
+            return None
+        rows = num_indices - self.indices_saved
+        k, v, feature = self.k_cache[:, :, :rows], self.v_cache[:, :, :rows], self.global_feature[0, 0]
+        return ViSpecMemory(k.clone(), v.clone(), feature.clone(), num_indices, self.first_cut)
 
     def _allocate(self, batch_size: int, prompt_rows: int) -> None:
         """All persistent tensors, unless those of the prompt before will do."""

@@ -141,7 +141,13 @@ class DraftModel(nn.Module):
             features = self.img_fc(torch.cat((features, global_feature.expand_as(features)), dim=-1))
         return self.fc(torch.cat((embeds, features), dim=-1))
 
-    def compress(self, embeds: Tensor, features: Tensor, runs: Sequence[tuple[int, int]]) -> DraftSequence:
+    def compress(
+        self,
+        embeds: Tensor,
+        features: Tensor,
+        runs: Sequence[tuple[int, int]],
+        global_feature: Tensor | None = None,
+    ) -> DraftSequence:
         """Turn one prompt into the draft's short sequence (section 3.1).
 
         Args:
@@ -149,6 +155,7 @@ class DraftModel(nn.Module):
             features: `[L, H]`, at index i the target's last hidden state of position i.
             runs: `(start, end)` of each image, in indices, ascending; an empty run (the image is one token at prompt
                 position 0, whose embedding the shift drops) is passed over.
+            global_feature: `[H]`, of the last image of a text that this one continues.
 
         Returns:
             The sequence. Text rows are fused with the global feature of the last image before them; an image's run is
@@ -156,7 +163,8 @@ class DraftModel(nn.Module):
         """
         length, num_slots = embeds.shape[0], self.config.num_slots
         positions = torch.arange(length, device=embeds.device)
-        global_feature = embeds.new_zeros(embeds.shape[1])
+        if global_feature is None:
+            global_feature = embeds.new_zeros(embeds.shape[1])
         rows: list[Tensor] = []
         kept: list[Tensor] = []
         text_start = 0
