@@ -21,7 +21,7 @@ from vispec.commands.dialogue import Dialogue
 from vispec.pair.pretrained import load_pair
 from vispec.pictures import picture_file
 
-SPOKEN = r"\((stopped; )?(\d+) tokens? in .* tokens/s, .*; tau .* cycles\)"
+SPOKEN = r"\((stopped; )?(\d+) tokens? in .* tokens/s, .* s and (\d+) read; tau .* cycles\)"
 PATIENCE = 60  # seconds for what a terminal is to show
 
 
@@ -36,7 +36,7 @@ def command(folder: Path, *options: str) -> list[str]:
 
 
 def test_turns_from_a_file(folder: Path, tmp_path: Path) -> None:
-    """Each answer is what the target writes after the whole dialogue before it."""
+    """Each answer is what the target writes after the whole dialogue, and nothing is read twice."""
     lines = ["/image", "What?", "/image scene", "Where?", "/nothing", "<image>?", "/help", "/reset", "What?", "", "End"]
     run = subprocess.run(
         command(folder, "--max-new-tokens", "10", "--image", "sign"),
@@ -60,14 +60,17 @@ def test_turns_from_a_file(folder: Path, tmp_path: Path) -> None:
     pair = load_pair(folder)
     dialogue = Dialogue(pair.processor)
     turns = [("What?", ["sign"], 1), ("Where?", ["scene"], 3), ("What?", [], 8), ("End\ufffd?", [], 10)]
+    held = 0
     for question, images, place in turns:
         if place == 8:
             dialogue.reset()
+            held = 0
         inputs = dialogue.ask(question, [str(picture_file(name)) for name in images])
         ids = pair.model.generate(**inputs, max_new_tokens=10)[0, inputs["input_ids"].shape[1] :].tolist()
         answer, speed = said[place].removesuffix("\n").rsplit("\n", 1)
         assert answer == dialogue.hear(ids)
-        assert re.fullmatch(SPOKEN, speed).groups() == (None, "10")
+        assert re.fullmatch(SPOKEN, speed).groups() == (None, "10", str(inputs["input_ids"].shape[1] - held))
+        held = inputs["input_ids"].shape[1] + len(ids) - 1
 
 
 class Terminal:

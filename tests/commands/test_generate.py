@@ -20,7 +20,7 @@ from vispec.pair.pretrained import WEIGHTS, Pair, load_pair
 from vispec.pictures import picture_file
 
 SPEED = (
-    r"llava {}, float32 on cpu: 12 tokens in [\d.]+ s, [\d.]+ tokens/s, the first after [\d.]+ s"
+    r"llava {}, float32 on cpu: 12 tokens in [\d.]+ s, [\d.]+ tokens/s, the first after [\d.]+ s and \d+ read"
     r"(; tau [\d.]+ in \d+ cycles)?\n"
 )
 

@@ -14,6 +14,7 @@ import torch
 from transformers import StoppingCriteria
 
 import vispec
+from vispec.cache import CACHE_NAME
 from vispec.commands.dialogue import Dialogue
 from vispec.commands.options import AnswerOptions
 from vispec.commands.values import blaming
@@ -28,9 +29,13 @@ from vispec.training.prompts import open_image
 
 @dataclass(frozen=True)
 class Spoken:
-    """One answer: its new tokens, and the wall time of the call and to the first token, in seconds."""
+    """One answer: its new tokens, and the wall time of the call and to the first token, in seconds.
+
+    `num_read` counts the tokens before it that no earlier call had read.
+    """
 
     tokens: list[int]
+    num_read: int
     seconds: float
     first: float
     speculation: Speculation
@@ -39,14 +44,14 @@ class Spoken:
     def __str__(self) -> str:
         count = len(self.tokens)
         text = f"{count} token{'s' * (count != 1)} in {self.seconds:.2f} s, {count / self.seconds:.1f} tokens/s"
-        text += f", the first after {self.first:.2f} s"
+        text += f", the first after {self.first:.2f} s and {self.num_read} read"
         if self.drafted:
             text += f"; tau {self.speculation.mean_accepted:.2f} in {self.speculation.num_cycles} cycles"
         return text
 
 
 class Speaker:
-    """A target, its draft, and a dialogue with them.
+    """A target, its draft, and a dialogue with them on one cache.
 
     Raises:
         argparse.ArgumentError: an option cannot be used; it is named.
@@ -73,6 +78,7 @@ class Speaker:
         with blaming("--draft"):
             source = str(WEIGHTS / DRAFT) if is_pair else options.draft
             self.draft = None if options.plain or source is None else vispec.load_draft(source, self.model)
+        self.cache: Any = None
 
     @property
     def about(self) -> str:
@@ -90,6 +96,9 @@ class Speaker:
             ValueError, OSError: see `Dialogue.ask`; or there is no room for an answer.
         """
         inputs = self.dialogue.ask(question, images)
+        if not self.dialogue.grows:
+            self.cache = None
+        num_cached = 0 if self.cache is None else self.cache.get_seq_length()
         length = inputs["input_ids"].shape[1]
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", length + 1) - length
         if room < 1:
@@ -110,12 +119,16 @@ class Speaker:
             stopping_criteria=None if stop is None else [stop],
             generator=self.generator,
             return_dict_in_generate=True,
+            **({} if self.cache is None else {CACHE_NAME: self.cache}),
             **self.sampling,
         )
         seconds = time.perf_counter() - start
         tokens = output.sequences[0, length:].tolist()
         self.dialogue.hear(tokens)
-        return Spoken(tokens, seconds, listener.times[1] - start, output.speculation, self.draft is not None)
+        self.cache = output[CACHE_NAME]
+        return Spoken(
+            tokens, length - num_cached, seconds, listener.times[1] - start, output.speculation, self.draft is not None
+        )
 
 
 @contextmanager
