@@ -26,6 +26,7 @@ from models import VOCAB_SIZE, Pair, make_draft, make_pair, make_prompt
 from refusal import refused
 from vispec import TreeConfig
 from vispec.cache import CACHE_NAME
+from word_tokenizer import make_tokenizer
 
 LENGTH = 30
 
@@ -42,13 +43,7 @@ def inputs(llava: Pair) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Token n is the word "wn"; but for one, which StopStringCriteria needs to read tokens by."""
-    tokenizers = pytest.importorskip("tokenizers")
-    vocabulary = {f"w{token}": token for token in range(VOCAB_SIZE - 1)} | {"abcdef": VOCAB_SIZE - 1}
-    words = tokenizers.models.WordLevel(vocabulary, unk_token="w0")
-    built = tokenizers.Tokenizer(words)
-    built.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=built, unk_token="w0")
+    return make_tokenizer()
 
 
 KINDS = ({"output_scores": True}, {"output_logits": True}, {"output_scores": True, "output_logits": True})
