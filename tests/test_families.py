@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 import vispec
 import vispec.attention
 from families import TABLE
-from families.cases import CASES, check, layouts_in, markdown
+from families.cases import CASES, NEW_TOKENS, TREE, check, layouts_in, markdown
 from families.common import IMAGE_TOKEN
 from lossless import assert_same_text, plain_text
 from models import layouts_of, make_draft, make_prompt, make_prompt_and_runs, make_target
@@ -34,12 +35,17 @@ def test_table(name: str, case: str) -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_every_layer_of_every_cycle_runs_tree_attention(name: str) -> None:
+    """And gives the logits of plain decoding, which tell more than the tokens: small models soon repeat themselves."""
     model = make_target(name)
     inputs = make_prompt(model, layouts_of(TABLE[name])[-1], random.Random(0))
+    options = {"max_new_tokens": NEW_TOKENS, "output_logits": True, "return_dict_in_generate": True}
+    plain = model.generate(**inputs, do_sample=False, **options)
     with patch.object(vispec.attention, "tree_attention", wraps=vispec.attention.tree_attention) as spy:
-        output = assert_same_text(model, make_draft(model), inputs, TreeConfig(2, 4, 12), max_new_tokens=32)
+        output = vispec.generate(model, make_draft(model), inputs, tree=TREE, do_sample=False, **options)
     assert output.speculation.num_cycles > 0
     assert spy.call_count == model.config.get_text_config().num_hidden_layers * output.speculation.num_cycles
+    assert torch.equal(output.sequences, plain.sequences)
+    torch.testing.assert_close(torch.cat(output.logits), torch.cat(plain.logits), rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -79,6 +85,20 @@ def _keep_input(received: list[Tensor]) -> Callable[..., None]:
         received.append(args[0] if args else kwargs["hidden_states"])
 
     return keep
+
+
+@pytest.mark.parametrize("name", [name for name, family in TABLE.items() if "sliding" in family.special])
+def test_windows_are_passed(name: str) -> None:
+    """The table's texts are longer than the windows that slide: without those, their logits would be others."""
+    model = make_target(name)
+    config = copy.deepcopy(model.config)
+    config.get_text_config().sliding_window = 4096
+    wide = type(model)(config).eval()
+    wide.load_state_dict(model.state_dict())
+    sequences = plain_text(model, make_prompt(model, "text", random.Random(0)), max_new_tokens=NEW_TOKENS)
+    with torch.no_grad():
+        last, last_of_wide = (m(input_ids=sequences).logits[0, -1] for m in (model, wide))
+    assert (last - last_of_wide).abs().max() > 1e-2
 
 
 def test_soft_caps_that_sdpa_would_leave_out() -> None:

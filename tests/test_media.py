@@ -12,7 +12,9 @@ from torch import Tensor
 import vispec
 from families import TABLE
 from families.common import IMAGE_TOKEN, VIDEO_TOKEN
-from models import layouts_of, make_draft, make_pair, make_prompt, make_prompt_and_runs, make_target
+from lossless import assert_same_text
+from models import layouts_of, make_batch, make_draft, make_pair, make_prompt, make_prompt_and_runs, make_target
+from vispec import TreeConfig
 from vispec.media import PIXELS, lengths_noted, runs_of
 from vispec.target import Target
 
@@ -64,6 +66,20 @@ def test_the_draft_is_given_the_runs(name: str, monkeypatch: pytest.MonkeyPatch)
         vispec.generate(model, draft, inputs, max_new_tokens=2)
         assert compressed.pop() == [(max(start - 1, 0), end - 1) for start, end in runs]
         assert Target(model).read(inputs).images == [runs]
+
+
+@pytest.mark.parametrize("name", [name for name, family in TABLE.items() if family.videos])
+def test_prompts_that_end_in_a_video(name: str) -> None:
+    """With M-RoPE the text goes on from another position on each axis."""
+    model = make_target(name)
+    draft = make_draft(model)
+    prompts = []
+    for seed, layout in enumerate(layout for layout in layouts_of(TABLE[name]) if "video" in layout):
+        inputs, runs = make_prompt_and_runs(model, layout, random.Random(seed))
+        length, end = inputs["input_ids"].shape[1], runs[-1][1]
+        prompts.append({k: x[:, :end] if x.shape == (1, length) else x for k, x in inputs.items()})
+    for prompt in (*prompts, make_batch(prompts, TABLE[name].of_rows)):
+        assert_same_text(model, draft, prompt, TreeConfig(2, 4, 12), max_new_tokens=16)
 
 
 def test_the_model_is_left_as_found() -> None:
