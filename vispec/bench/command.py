@@ -101,6 +101,8 @@ def _check(asked: argparse.Namespace) -> None:
         wrong = "--trees: expected fixed ones with --geometry, got auto: acceptance is made up for one tree alone"
     elif asked.geometry is not None and (asked.suite or asked.assistant or asked.limit):
         wrong = "--geometry: its prompts are random tokens: no --suite, no --limit, no --assistant"
+    elif _is_pair(asked) and not all((_pair_folder(asked) / name).is_dir() for name in (TARGET, DRAFT)):
+        wrong = f"--pair: expected a folder with {TARGET}/ and {DRAFT}/, got {_pair_folder(asked)}"
     elif asked.data is not None and asked.suite is None:
         wrong = "--data: expected the suite whose data they are, by --suite"
     elif asked.device == "cuda" and not ("cuda" in DEVICES and torch.cuda.is_available()):
@@ -116,6 +118,10 @@ def _check(asked: argparse.Namespace) -> None:
 
 def _is_pair(asked: argparse.Namespace) -> bool:
     return asked.model is None and asked.geometry is None
+
+
+def _pair_folder(asked: argparse.Namespace) -> Path:
+    return Path(asked.pair or WEIGHTS)
 
 
 def _trees(asked: argparse.Namespace) -> Sequence[Any]:
@@ -134,8 +140,7 @@ def _subject(asked: argparse.Namespace) -> Subject:
         source: Source = HeldOutPictures(asked.limit or PICTURES)
         if asked.suite:
             source = load_suite(asked.suite, asked.data, asked.limit)
-    folder = asked.pair or WEIGHTS
-    target, draft = asked.model or folder / TARGET, asked.draft or folder / DRAFT
+    target, draft = asked.model or _pair_folder(asked) / TARGET, asked.draft or _pair_folder(asked) / DRAFT
     with blaming("--model" if asked.model else "--pair"):
         return load_subject(target, draft, source, device, dtype, asked.max_new_tokens)
 

@@ -65,19 +65,16 @@ def trace_cycle(method: Method, inputs: Mapping[str, Any]) -> list[Span]:
 
 def shortest_cycle(spans: list[tuple[float, float, str]]) -> list[Span]:
     """Of operators in order: start, end and name."""
-    ends = [i for i, (_, _, name) in enumerate(spans) if LAST_OF_CYCLE in name]
-    # a kernel may come in several launches: the last of a cycle is the one before a draft begins
-    last = [a for a, b in zip(ends, [*ends[1:], len(spans)], strict=True) if _has_draft(spans[a + 1 : b])]
-    cycles = [spans[a + 1 : b + 1] for a, b in zip(last, [*last[1:], ends[-1] if ends else 0], strict=True) if b > a]
-    whole = [cycle for cycle in cycles if cycle and _has_draft(cycle)]
-    if not whole:
-        return []
-    cycle = min(whole, key=lambda found: found[-1][1] - found[0][0])
-    return _staged(cycle)
-
-
-def _has_draft(spans: list[tuple[float, float, str]]) -> bool:
-    return any(LAST_OF_DRAFT in name for _, _, name in spans)
+    cycles: list[list[tuple[float, float, str]]] = []
+    current: list[tuple[float, float, str]] = []
+    for span in spans:
+        current.append(span)
+        if LAST_OF_CYCLE in span[2]:
+            if any(LAST_OF_DRAFT in name for _, _, name in current):  # else a second launch of the same
+                cycles.append(current)
+            current = []
+    whole = cycles[1:]  # before the first one the prompt was read
+    return _staged(min(whole, key=lambda found: found[-1][1] - found[0][0])) if whole else []
 
 
 def _staged(cycle: list[tuple[float, float, str]]) -> list[Span]:
