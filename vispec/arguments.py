@@ -57,8 +57,8 @@ SUPPORTED_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     "prompt_lookup_num_tokens": ((None,), _ONE_GUESSER),
     "synced_gpus": (
         (None, False),
-        "processes that share one model's weights would have to run as many cycles as the others; hold all weights in "
-        f"each process, or {OWN}",
+        "processes that hold shards by ZeRO-3 or FSDP would all have to run as many cycles; hold all weights in each "
+        f"process, or {OWN}",
     ),
     "token_healing": (
         (None, False),
