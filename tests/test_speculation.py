@@ -12,6 +12,7 @@ from lossless import assert_same_text, plain_text
 from models import make_draft, make_prompt, make_target
 from scripted import ScriptedDraft
 from vispec import TreeConfig
+from vispec.cache import TreeLayer
 
 
 @pytest.mark.parametrize("family", ["llama", "llava", "llava_next", "qwen2", "qwen2_5_vl"])
@@ -79,18 +80,20 @@ def test_two_equal_calls_give_equal_bits() -> None:
     assert torch.equal(first.sequences, second.sequences)
     assert torch.equal(first.speculation.num_accepted, second.speculation.num_accepted)
     for ours, theirs in zip(first.past_key_values.layers, second.past_key_values.layers, strict=True):
-        assert torch.equal(ours.keys[:, :, : ours.length], theirs.keys[:, :, : theirs.length])
-        assert torch.equal(ours.values[:, :, : ours.length], theirs.values[:, :, : theirs.length])
+        assert torch.equal(ours.keys, theirs.keys)
+        assert torch.equal(ours.values, theirs.values)
 
 
-def test_caches_grow_past_their_first_allocation() -> None:
+def test_caches_grow_past_their_first_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     """More new tokens than rows were allocated for, in the target's cache and in the draft's."""
+    capacities: list[int] = []
+    grow = TreeLayer.grow
+    monkeypatch.setattr(TreeLayer, "grow", lambda layer, capacity: capacities.append(capacity) or grow(layer, capacity))
     model = make_target("llama")
     inputs = make_prompt(model, "text", random.Random(4))
     output = assert_same_text(model, make_draft(model), inputs, TreeConfig(), max_new_tokens=1300)
-    cache = output.past_key_values
-    assert cache.get_seq_length() == output.sequences.shape[1] - 1
-    assert cache.capacity > inputs["input_ids"].shape[1] + 1024 + 30
+    assert output.past_key_values.get_seq_length() == output.sequences.shape[1] - 1
+    assert max(capacities) > inputs["input_ids"].shape[1] + 1024 + 30
 
 
 def test_cache_holds_what_plain_decoding_would_have() -> None:
@@ -101,5 +104,5 @@ def test_cache_holds_what_plain_decoding_would_have() -> None:
     with torch.no_grad():
         expected = model(output.sequences[:, :-1]).past_key_values
     for ours, theirs in zip(output.past_key_values.layers, expected.layers, strict=True):
-        torch.testing.assert_close(ours.keys[:, :, : ours.length], theirs.keys, rtol=0, atol=1e-5)
-        torch.testing.assert_close(ours.values[:, :, : ours.length], theirs.values, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours.keys, theirs.keys, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours.values, theirs.values, rtol=0, atol=1e-5)
