@@ -18,7 +18,9 @@ import vispec
 from lossless import assert_same_text, plain_text
 from models import BUILDERS, make_batch, make_draft, make_prompt, make_target
 from vispec import cycles
+from vispec.cache import CACHE_NAME
 from vispec.graphs import CudaCapture, Replayer, no_capture
+from vispec.training.prompts import append_inputs, append_tokens
 from vispec.tree import TreeConfig
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -84,6 +86,23 @@ def test_batches(family: str) -> None:
         torch.manual_seed(0)
         drawn.append(vispec.generate(model, drafted, inputs, do_sample=True, num_return_sequences=2, **options))
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_turns(family: str) -> None:
+    """Two dialogues in turn, each on a cache of its own; the kept cycle is the same."""
+    model, draft = on_gpu(family)
+    options: dict[str, Any] = {"max_new_tokens": 40, "do_sample": False, "return_dict_in_generate": True}
+    dialogues: list[Any] = [(prompt_for(model, seed), {}) for seed in range(2)]
+    for turn in range(3):
+        for index, (inputs, past) in enumerate(dialogues):
+            inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+            fresh = vispec.generate(model, draft, inputs, **options)
+            ours = vispec.generate(model, draft, inputs, **past, **options)
+            assert torch.equal(ours.sequences, model.generate(**inputs, **options).sequences)
+            assert torch.equal(ours.speculation.num_accepted, fresh.speculation.num_accepted)
+            said = append_tokens(inputs, ours.sequences[0, inputs["input_ids"].shape[1] :].tolist())
+            dialogues[index] = (append_inputs(said, prompt_for(model, turn + 2)), {CACHE_NAME: ours[CACHE_NAME]})
 
 
 @pytest.mark.parametrize("elsewhere", ["cpu", *range(1, torch.cuda.device_count())])

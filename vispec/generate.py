@@ -79,6 +79,8 @@ def generate(
             second with this draft, device and text, down to no tree at all. Speed alone depends on it, not the text.
         generate_kwargs: As for `model.generate`, and `generator`, a torch.Generator: with `do_sample`, one draw from it
             (or else from torch's own) is the call's seed. What follows from a seed is the same with any draft and tree.
+            `past_key_values` may be the cache that an earlier call returned: it is extended in place, nothing in it is
+            read again, and the draft, too, knows what it read then. Images of earlier turns may be among the inputs.
 
     Returns:
         int64 `[B, L + emitted]`, or with `return_dict_in_generate=True` transformers' output with `speculation`.
