@@ -15,7 +15,8 @@ from vispec.bench.command import MEASURED, SUMMARY
 from vispec.cli import main
 
 METHODS = ["plain", "prompt lookup", "vispec, no draft", "vispec 2,2,6", "vispec auto"]
-OPTIONS = ["--limit", "2", "--max-new-tokens", "6", "--no-compile", "--trees", "2,2,6", "auto"]
+METHODS += ["vispec 2,2,6, random draft", "vispec auto, random draft"]
+OPTIONS = ["--limit", "2", "--max-new-tokens", "6", "--no-compile", "--trees", "2,2,6", "auto", "--random-draft"]
 SAMPLED = ["--temperatures", "0", "1", "--repeats", "2"]
 
 
@@ -48,7 +49,7 @@ def counts(folder: Path) -> list[Any]:
         key = [one[name] for name in ("prompt", "turn", "kind", "temperature", "repeat", "prompt_tokens")]
         for name in sorted(one["runs"]):
             run = one["runs"][name]
-            is_timed = name == "vispec auto"
+            is_timed = name.startswith("vispec auto")
             found.append([*key, name, run["tokens"], *([] if is_timed else [run["num_accepted"], run["trees"]])])
     return found
 
@@ -153,7 +154,7 @@ def test_geometry_is_labelled_simulated(tmp_path: Path, capsys: pytest.CaptureFi
         (["--geometry", "huge"], "--geometry: expected one of Qwen2.5-VL-3B"),
         (["--geometry", "tiny", "--trees", "auto"], "expected fixed ones with --geometry, got auto"),
         (["--geometry", "tiny", "--pair", "there"], "--geometry, --model, --pair: expected one of them"),
-        (["--geometry", "tiny", "--limit", "3"], "its prompts are random tokens"),
+        (["--geometry", "tiny", "--limit", "3"], "tokens and draft are random"),
         (["--data", "there"], "--data: expected the suite"),
         (["--suite", "none"], "--suite: expected one of paper"),
         (["--trees", "1,2,99"], "num_nodes is 99 with the root"),

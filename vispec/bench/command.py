@@ -16,7 +16,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from vispec.bench.compiled import compiled_verification
-from vispec.bench.explain import explain, show_explained
+from vispec.bench.explain import explain, show_explained, typical_question
 from vispec.bench.geometries import GEOMETRIES
 from vispec.bench.measuring import Bench, Log, Measured
 from vispec.bench.methods import COMPILED, Method, Tree, transformers_methods, vispec_methods, without_draft
@@ -99,8 +99,8 @@ def _check(asked: argparse.Namespace) -> None:
         wrong = f"--geometry: expected one of {', '.join(GEOMETRIES)}, got {asked.geometry!r}"
     elif asked.geometry is not None and "auto" in _trees(asked):
         wrong = "--trees: expected fixed ones with --geometry, got auto: acceptance is made up for one tree alone"
-    elif asked.geometry is not None and (asked.suite or asked.assistant or asked.limit):
-        wrong = "--geometry: its prompts are random tokens: no --suite, no --limit, no --assistant"
+    elif asked.geometry is not None and (asked.suite or asked.limit or asked.assistant or asked.random_draft):
+        wrong = "--geometry: tokens and draft are random: no --suite, --limit, --assistant or --random-draft"
     elif _is_pair(asked) and not all((_pair_folder(asked) / name).is_dir() for name in (TARGET, DRAFT)):
         wrong = f"--pair: expected a folder with {TARGET}/ and {DRAFT}/, got {_pair_folder(asked)}"
     elif asked.data is not None and asked.suite is None:
@@ -142,7 +142,7 @@ def _subject(asked: argparse.Namespace) -> Subject:
             source = load_suite(asked.suite, asked.data, asked.limit)
     target, draft = asked.model or _pair_folder(asked) / TARGET, asked.draft or _pair_folder(asked) / DRAFT
     with blaming("--model" if asked.model else "--pair"):
-        return load_subject(target, draft, source, device, dtype, asked.max_new_tokens)
+        return load_subject(target, draft, source, device, dtype, asked.max_new_tokens, asked.random_draft)
 
 
 def _methods(asked: argparse.Namespace, subject: Subject, trees: Sequence[Tree]) -> list[Method]:
@@ -199,6 +199,6 @@ def _draw(
     models = f"target: {facts['target']}; draft: {facts['draft']}; acceptance {facts['acceptance']}"
     caption = f"{result['command']}\n{models}\n{facts['processor']}; {facts['run']}; {facts['versions']}"
     fixed = next((m for m in methods if isinstance(m.tree, TreeConfig) and m.name not in measured.failed), None)
-    cycle = trace_cycle(fixed, next(iter(subject.questions(measured.answers))).inputs) if fixed else []
+    cycle = trace_cycle(fixed, typical_question(subject, measured).inputs) if fixed else []
     plots = Plots(folder, result["rows"], caption, subject.is_simulated)
     plots.draw_all(measured.rounds, cycle, fixed.name if fixed else "")

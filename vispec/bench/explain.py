@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from vispec.bench.summary import ALL
 from vispec.cost import CostModel, calibrate
 from vispec.tree import TreeConfig
 
+FEW = 9  # questions that are looked at to calibrate with one
 REST = ("accept", "other")  # stages
 STAGES = (*REST, "draft", "verify", "captured")
 
@@ -30,7 +32,7 @@ def explain(subject: Subject, methods: Sequence[Method], measured: Measured) -> 
     Raises:
         NotImplementedError: the target's costs cannot be predicted, see `vispec.cost`.
     """
-    question = next(iter(subject.questions(measured.answers)))
+    question = typical_question(subject, measured)
     hidden = question.length - _draft_rows(subject, question)
     new_draft = next(iter(subject.drafts.values()))
     model = calibrate(subject.model, new_draft(), question.inputs, question.length - hidden)
@@ -43,6 +45,12 @@ def explain(subject: Subject, methods: Sequence[Method], measured: Measured) -> 
                 if found:
                     rows.append({"method": method.name, "kind": kind, **_row(model, method, found, hidden)})
     return {"rates": asdict(model.rates), "rows": rows}
+
+
+def typical_question(subject: Subject, measured: Measured) -> Question:
+    """Of the first few, the one of middling length."""
+    few = sorted(islice(subject.questions(measured.answers), FEW), key=lambda question: question.length)
+    return few[len(few) // 2]
 
 
 def _draft_rows(subject: Subject, question: Question) -> int:

@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group("--pair", type=Path, metavar="FOLDER", help="holds target/ and draft/")
     group("--model", metavar="NAME", help="the target: a folder or a name on the Hub; with --draft")
     group("--draft", metavar="DRAFT", help="a folder or a name on the Hub")
+    group("--random-draft", action="store_true", help="a draft of random weights, too: what a useless one costs")
     group("--assistant", metavar="NAME", help="a small model with the target's tokenizer: assisted decoding, too")
     group("--geometry", metavar="NAME", help="random weights of a real model's size, acceptance SIMULATED")
     group(

@@ -82,7 +82,7 @@ def measure(method: Method, inputs: Mapping[str, Any], options: Mapping[str, Any
     """
     device, arrivals = inputs["input_ids"].device, Arrivals()
     torch.manual_seed(seed)
-    _reset_peak(device)
+    tells_peak = _reset_peak(device)
     _wait(device)
     with method.around():
         start = time.perf_counter()
@@ -95,7 +95,7 @@ def measure(method: Method, inputs: Mapping[str, Any], options: Mapping[str, Any
         tokens=tokens,
         seconds=seconds,
         arrivals=[round(1e3 * (moment - start), 3) for moment in arrivals.times],
-        peak_bytes=_read_peak(device),
+        peak_bytes=_read_peak(device) if tells_peak else None,
         num_accepted=speculation.num_accepted[:, 0].tolist() if speculation else [],
         trees=[tree_name(tree) for tree in speculation.trees] if speculation else [],
         stages=dict(speculation.seconds) if speculation else {},
@@ -107,18 +107,21 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _reset_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> bool:
+    """Whether `_read_peak` can tell what is used from here on."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif (PROCESS / "clear_refs").exists():
+        return True
+    try:
         (PROCESS / "clear_refs").write_text(RESET_PEAK)
+    except OSError:  # not Linux, or a container that may not
+        return False
+    return True
 
 
-def _read_peak(device: torch.device) -> int | None:
+def _read_peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if not (PROCESS / "clear_refs").exists():
-        return None
     lines = (PROCESS / "status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 

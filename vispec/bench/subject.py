@@ -18,6 +18,7 @@ from vispec.bench.geometries import GEOMETRIES
 from vispec.bench.prompts import Prompt, Source
 from vispec.bench.simulated import SimulatedDraft, make_target, random_draft
 from vispec.draft.checkpoint import Draft, load_draft
+from vispec.draft.model import DraftModel
 from vispec.loading import load_target
 from vispec.training.prompts import adds_special_tokens, get_tokenizer, render
 
@@ -77,10 +78,12 @@ def load_subject(
     device: torch.device,
     dtype: torch.dtype,
     max_new_tokens: int | None = None,
+    random_draft: bool = False,
 ) -> Subject:
     """Models and processor from folders, or from the Hub by their names.
 
     Args:
+        random_draft: a draft of random weights, too.
         max_new_tokens: of an answer; None: as the source has it.
     """
     model, processor = load_target(str(target), str(dtype).removeprefix("torch."), device)
@@ -97,9 +100,15 @@ def load_subject(
             for question in _turns(prompt, processor, device, dtype, answers):
                 yield replace(question, max_new_tokens=max_new_tokens or prompt.max_new_tokens)
 
-    new_draft = {"": lambda: Draft(weights.model, model)}
+    next(questions({}))  # what cannot be asked of this target is said now
+    drafts = {"": lambda: Draft(weights.model, model)}
+    if random_draft:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            random_weights = DraftModel(weights.config)
+        drafts[", random draft"] = lambda: Draft(random_weights, model)
     published = partial(source.published, target=str(target))
-    return Subject(model, new_draft, facts, questions, len(source), published)
+    return Subject(model, drafts, facts, questions, len(source), published)
 
 
 def simulated_subject(
@@ -164,7 +173,7 @@ def _encode(
     options = {"add_special_tokens": adds_special_tokens(processor, text), "return_tensors": "pt"}
     if isinstance(processor, PreTrainedTokenizerBase):
         if images:
-            raise ValueError("suite: its prompts have images, which this target does not read")
+            raise ValueError("expected a target that reads images, as the prompts have some, got a language model")
         return processor(text, **options)
     return processor(images=list(images) or None, text=[text], **options)
 
