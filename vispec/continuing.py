@@ -97,8 +97,9 @@ class Past:
         if new[:shared] != known[:shared]:
             first = next(index for index in range(shared) if new[index] != known[index])
             warnings.warn(
-                f"vispec: input_ids differ from the text in past_key_values at token {first}: {new[first]} there is "
-                f"{known[first]}; the model goes on from the cache",
+                f"vispec: past_key_values was left with another text than that of input_ids, with token {known[first]} "
+                f"in place {first}, where they have {new[first]}; unless it was cut and filled anew, the model goes on "
+                "from that text",
                 stacklevel=3,
             )
             return None
@@ -119,7 +120,7 @@ class Past:
             return keywords
         kinds = keywords.get("mm_token_type_ids")
         if kinds is None or not kinds[:, self.num_cached :].any():  # no new images
-            if self.kept is not None and self.kept.num_rows == self.num_rows:
+            if self.kept is not None and self.kept.num_rows >= self.num_rows:
                 target.rope_deltas = self.kept.rope_deltas
             return keywords
         if self.unseen:
