@@ -20,7 +20,7 @@ from tiny_pair import save_tiny_pair
 from vispec import TreeConfig
 from vispec.bench.compiled import CONTEXT, compiled_verification
 from vispec.bench.measuring import Bench, Log
-from vispec.bench.methods import PLAIN, Method, transformers_methods, vispec_methods
+from vispec.bench.methods import COMPILED, PLAIN, Method, transformers_methods, vispec_methods
 from vispec.bench.prompts import Prompt
 from vispec.bench.runs import compare, is_near_tie, measure
 from vispec.bench.subject import Answers, Question, Subject, load_subject
@@ -125,6 +125,18 @@ def test_assisted_decoding(tmp_path: Path) -> None:
     (one,) = measured.rounds
     assert list(one.runs) == [PLAIN, "prompt lookup", "assisted"]
     assert all(run.difference is None for run in one.runs.values())
+
+
+def test_static_cache_and_compiled_forward(tmp_path: Path) -> None:
+    subject = subject_of_text()
+    methods = transformers_methods(subject.model, compiles=True, assistant=None, lookup=False)
+    torch._dynamo.utils.counters.clear()
+    measured = run_bench(subject, methods, tmp_path)
+    assert not measured.failed
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    (one,) = measured.rounds
+    assert list(one.runs) == [PLAIN, COMPILED]
+    assert one.runs[COMPILED].difference is None
 
 
 def test_where_texts_part() -> None:
