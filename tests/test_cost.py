@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from models import make_draft, make_prompt, make_target
 from vispec import TreeConfig
-from vispec.cost import CostModel, Rates, Work, calibrate, draft_work, plain_work, target_layer, target_work
+from vispec.calibration import calibrate
+from vispec.cost import CostModel, Rates, Work, draft_work, plain_work, target_layer, target_work
 from vispec.draft.model import DraftModel
 
 TREE = TreeConfig(2, 3, 8)

@@ -3,35 +3,17 @@
 A pass over few rows reads each weight and each cached key and value once, whatever the rows are, and calculates with
 all of them for each row. To the time of both comes a fixed cost for each layer that is run: the host's, or a kernel's
 launch. Rates are measured by products of matrices; fixed costs are what is left over in two short texts, one decoded
-plainly and one with the smallest tree (`calibrate`). All else is predicted: other trees, other lengths of text.
+plainly and one with a small tree (`vispec.calibration`). All else is predicted: other trees, other lengths of text.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate, pairwise
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from transformers import PreTrainedModel
-
-import vispec
-from vispec.arrivals import Arrivals
-from vispec.draft.checkpoint import Draft
 from vispec.draft.config import DraftConfig
 from vispec.graphs import EXPERT_FIELDS
 from vispec.tree import TreeConfig
-
-SMALLEST = TreeConfig(1, 2, 4)  # the tree that is calibrated with
-CALIBRATION_TOKENS, ROUNDS, CALLS = 24, 4, 15
-MOST_BYTES = 1 << 30  # of the matrices that rates are measured with: those of a small model stay in a cache
-ROWS = {"cpu": 32, "cuda": 4096}  # that the rate of calculating is measured with: see `Rates`
 
 
 @dataclass(frozen=True)
@@ -140,45 +122,6 @@ class Rates:
         return max(reading, calculating) if self.overlaps else reading + calculating
 
 
-@torch.no_grad()
-def measure_rates(model: PreTrainedModel) -> Rates:
-    """Of the model's device, by matrices of its own sizes and dtype, as many as its weights take."""
-    config, device, dtype = model.config.get_text_config(), model.device, model.dtype
-    hidden, inner = config.hidden_size, config.intermediate_size
-    size = min(MOST_BYTES, model.num_parameters() * dtype.itemsize)
-    count = max(1, size // (hidden * inner * dtype.itemsize))
-    matrices = torch.randn(count, inner, hidden, device=device, dtype=dtype)
-    rows = torch.randn(ROWS[device.type], hidden, device=device, dtype=dtype)
-
-    def multiply(x: Tensor) -> None:
-        for matrix in matrices:
-            F.linear(x, matrix)
-
-    reading, calculating = (_seconds(partial(multiply, x), device) for x in (rows[:1], rows))
-    overlaps = device.type == "cuda"
-    flops = 2 * count * hidden * inner * (len(rows) if overlaps else len(rows) - 1)
-    bandwidth = matrices.numel() * dtype.itemsize / reading
-    return Rates(bandwidth, flops / (calculating if overlaps else max(calculating - reading, 1e-9)), overlaps)
-
-
-def _seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Median of some calls after two."""
-    times = []
-    for index in range(CALLS + 2):
-        _wait(device)
-        start = time.perf_counter()
-        call()
-        _wait(device)
-        if index >= 2:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 @dataclass(frozen=True)
 class Costs:
     """Seconds of a cycle, or of its parts."""
@@ -235,79 +178,3 @@ class CostModel:
     def speed_up(self, tree: TreeConfig, mean_accepted: float, context: int, draft_context: int) -> float:
         """Tokens a second over plain decoding's, behind the first token."""
         return (mean_accepted + 1) * self.plain(context) / self.cycle(tree, context, draft_context).cycle
-
-
-def calibrate(model: PreTrainedModel, draft: Draft, inputs: Mapping[str, Any], draft_context: int) -> CostModel:
-    """Measure the device's rates and the fixed costs, in about a second of decoding behind one prompt.
-
-    Args:
-        inputs: of one prompt, as `generate` takes them.
-        draft_context: rows of the draft's cache that the prompt takes.
-
-    Raises:
-        NotImplementedError: see `target_layer`.
-    """
-    text_config, itemsize = model.config.get_text_config(), model.dtype.itemsize
-    context = inputs["input_ids"].shape[1] + CALIBRATION_TOKENS // 2
-    step = plain_work(text_config, context, itemsize)
-    verify = target_work(text_config, SMALLEST.num_nodes, context, itemsize)
-    drafting = draft_work(draft.config, SMALLEST, draft_context + CALIBRATION_TOKENS // 2, itemsize)
-    rates = measure_rates(model)
-    plain = _plain_step(model, inputs)
-    stages = _cycle_stages(model, draft, inputs)
-    plain_layer = max(0.0, plain - rates.seconds(step)) / step.layers
-    if stages["captured"]:  # one number for all layers: a graph does not tell them apart
-        left = stages["captured"] + stages["other"] - rates.seconds(verify) - rates.seconds(drafting)
-        layer = max(0.0, left) / (verify.layers + drafting.layers)
-        return CostModel(text_config, draft.config, itemsize, rates, plain_layer, layer, layer, 0.0)
-    return CostModel(
-        text_config,
-        draft.config,
-        itemsize,
-        rates,
-        plain_layer,
-        max(0.0, stages["verify"] - rates.seconds(verify)) / verify.layers,
-        max(0.0, stages["draft"] - rates.seconds(drafting)) / drafting.layers,
-        stages["accept"] + stages["other"],
-    )
-
-
-def _options(model: PreTrainedModel) -> dict[str, Any]:
-    """Of a greedy text that no token ends."""
-    no_token = model.config.get_text_config().vocab_size
-    return {"do_sample": False, "max_new_tokens": CALIBRATION_TOKENS, "eos_token_id": no_token}
-
-
-def _plain_step(model: PreTrainedModel, inputs: Mapping[str, Any]) -> float:
-    """Seconds of a token behind the first one."""
-    gaps = []
-    for index in range(ROUNDS + 1):
-        arrivals = Arrivals()
-        model.generate(**inputs, streamer=arrivals, **_options(model))
-        gaps += _gaps(arrivals.times) if index else []
-    return statistics.median(gaps)
-
-
-def _cycle_stages(model: PreTrainedModel, draft: Draft, inputs: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of a cycle with the smallest tree, by stage, without the prompt's."""
-    gaps = []
-    stages: dict[str, float] = {}
-    for index in range(ROUNDS + 1):
-        arrivals = Arrivals()
-        output: Any = vispec.generate(
-            model, draft, inputs, tree=SMALLEST, streamer=arrivals, return_dict_in_generate=True, **_options(model)
-        )
-        if index:
-            cycles = output.speculation.num_accepted[:, 0].tolist()
-            last = accumulate([accepted + 1 for accepted in cycles])  # token of each cycle, behind the prompt's own one
-            # not the first cycle: before it the draft read the prompt; nor the last, which may have been cut
-            gaps += _gaps([arrivals.times[token] for token in list(last)[:-1]])
-            for name, value in output.speculation.seconds.items():
-                stages[name] = stages.get(name, 0.0) + value
-    del stages["prefill"]
-    cycle = statistics.median(gaps)
-    return {name: cycle * value / sum(stages.values()) for name, value in stages.items()}
-
-
-def _gaps(times: Sequence[float]) -> list[float]:
-    return [after - before for before, after in pairwise(times)]

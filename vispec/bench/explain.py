@@ -15,7 +15,8 @@ from vispec.bench.measuring import Measured, Round
 from vispec.bench.methods import PLAIN, Method
 from vispec.bench.subject import Question, Subject
 from vispec.bench.summary import ALL
-from vispec.cost import CostModel, calibrate
+from vispec.calibration import calibrate
+from vispec.cost import CostModel
 from vispec.tree import TreeConfig
 
 FEW = 9  # questions that are looked at to calibrate with one
