@@ -53,6 +53,12 @@ def test_positions_that_do_not_fit(name: str) -> None:
         runs_of(ids_of(f"t{name[0]}{name[0]}"), {name: [3]}, PLACEHOLDERS)
 
 
+def test_images_in_another_order_than_the_prompts() -> None:
+    words = r"an encoded image takes 2 positions, but 1 are left in its prompt \(row 0\).*num_return_sequences"
+    with pytest.raises(NotImplementedError, match=words):
+        runs_of(ids_of("tti", "tii"), {"image": [2, 1]}, PLACEHOLDERS)
+
+
 @pytest.mark.parametrize("name", [name for name, family in TABLE.items() if family.videos])
 def test_the_draft_is_given_the_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of images and videos that the model itself encodes, as it does in training and on older transformers."""

@@ -106,7 +106,7 @@ def runs_of(input_ids: Tensor, lengths: Lengths, placeholders: Mapping[str, int 
         placeholders: ids that stand for an image's and for a video's positions.
 
     Raises:
-        NotImplementedError: there are more or fewer placeholders than positions taken.
+        NotImplementedError: there are more or fewer placeholders than positions taken, or they do not fit the rows.
     """
     runs: list[list[Run]] = [[] for _ in input_ids]
     for name, counts in lengths.items():
@@ -122,6 +122,12 @@ def runs_of(input_ids: Tensor, lengths: Lengths, placeholders: Mapping[str, int 
             positions = places.nonzero()[:, 0].tolist()
             while positions:
                 count = next(remaining)
+                if count > len(positions):
+                    raise NotImplementedError(
+                        f"model: an encoded {name} takes {count} positions, but {len(positions)} are left in its prompt"
+                        f" (row {row}): they are not in the order of the prompts, as on transformers before 5.18 with "
+                        "num_return_sequences and several in a prompt"
+                    )
                 taken, positions = positions[:count], positions[count:]
                 runs[row] += _stretches(taken) if name == "video" else [(taken[0], taken[-1] + 1)] if taken else []
     return [sorted(of_row) for of_row in runs]
