@@ -15,7 +15,7 @@ from vispec.bench.summary import ALL
 from vispec.bench.timeline import LANES, OTHER, Span
 
 INK, MUTED, RULE = "#1c2127", "#5c6670", "#d9dde2"
-OURS = ("#1f5fb4", "#2a9d78", "#8a63b8", "#0e8fa8", "#c2478f", "#5b7f19")
+OURS = ("#1f5fb4", "#2a9d78", "#8a63b8", "#0e8fa8", "#c2478f", "#5b7f19", "#102a54", "#e0708a")
 PEERS = ("#8b949e", "#b04a05", "#d9a21b")
 STAGE_SHADES = {"update": "#efe6f7", "draft": "#fdeccc", "verify": "#dceafa", "accept": "#d9f2e6"}
 LEAST_TOKENS = 40  # that a point of a curve stands for
@@ -127,17 +127,16 @@ class Plots:
         return self._write(figure, "acceptance", "Acceptance by depth: cycles that accept at least so many tokens")
 
     def contexts(self, rounds: Sequence[Round]) -> Path:
-        """Tokens a second behind the first one, by the text's length when they came."""
+        """Tokens a second behind the first one, by the text's length when they came, at the lowest temperature."""
         figure = Figure(figsize=(7.5, 4.4))
         ax = figure.subplots()
-        for method in self.colours:
-            for temperature in self.temperatures:
-                chosen = [r for r in rounds if r.temperature == temperature and method in r.runs]
-                points = rates_by_length(chosen, method, by_prompt=self.is_simulated)
-                style = "-" if temperature == self.temperatures[0] else "--"
+        temperature = self.temperatures[0]
+        for method, colour in self.colours.items():
+            chosen = [r for r in rounds if r.temperature == temperature and method in r.runs]
+            points = rates_by_length(chosen, method, by_prompt=self.is_simulated)
+            if points:
                 told = self._named(method, temperature)
-                if points:
-                    ax.plot(*zip(*points, strict=True), style, marker=".", color=self.colours[method], label=told)
+                ax.plot(*zip(*points, strict=True), marker=".", color=colour, label=told)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("tokens of prompt and answer so far")
         ax.set_ylabel("tokens per second, decoding alone")
