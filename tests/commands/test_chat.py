@@ -82,6 +82,7 @@ class Terminal:
         if self.pid == 0:  # the child: nothing but the command
             os.chdir(folder)  # away from a checkout, which would be imported
             os.environ["TERM"] = "dumb"
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a run in the background ignores, and hands on
             os.execv(sys.executable, arguments)
 
     def type(self, keys: str) -> None:
