@@ -107,7 +107,7 @@ def test_frozen(language_model, frozen):
     saved = torch.load(frozen / "checkpoint.pt", weights_only=True)["model"]
     assert all(name.startswith(("model.vision_tower.", "model.multi_modal_projector.")) for name in saved)
     assert type(model).__name__ == "LlavaForConditionalGeneration"
-    assert Target(model).image_token_id == image
+    assert Target(model).placeholders["image"] == image
     assert model.generation_config.eos_token_id == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert len(answer(model, processor, [make_sample(0, "test", index) for index in range(2)])) == 2
 
