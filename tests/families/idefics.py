@@ -92,6 +92,8 @@ def _frames(model: PreTrainedModel, count: int, rng: random.Random) -> Visuals:
 
 def _padded(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """A sequence with fewer images gets black ones behind its own."""
+    if not any(rows):
+        return {}
     images = [row.get("pixel_values", torch.zeros(1, 0, 3, 32, 32))[0] for row in rows]
     return {"pixel_values": torch.nn.utils.rnn.pad_sequence(images, batch_first=True)}
 
