@@ -29,7 +29,7 @@ MAPS = {
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With drafts that need rows of the target's head, and hold its embedding."""
     folder = tmp_path_factory.mktemp("pairs")
-    save_pairs(folder)
+    save_pairs(folder, ("llama", "llava"))
     return folder
 
 

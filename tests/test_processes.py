@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,28 +15,42 @@ from transformers.distributed import DistributedConfig
 
 import split_target
 import vispec
+from families import TABLE
 from models import make_pair
 from refusal import refused
 
+# transformers 5.23 compares the shapes of its experts' weights before it transposes them, if they are to be split
+NOT_LOADED = ("qwen3_vl_moe",)
 IDS = torch.tensor([[5, 9, 14]])
 
 
-def test_two_processes_write_the_same_texts(tmp_path: Path) -> None:
-    """Beside sums in another order, a rounding each: no text here is so close."""
-    split_target.save_pairs(tmp_path)
+def check_two_processes(folder: Path, families: Sequence[str]) -> None:
+    """They add up in another order than one does, a rounding: no text here is so close."""
+    split_target.save_pairs(folder, families)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([*launch, split_target.__file__, str(tmp_path)], check=True, timeout=240, env=environment)
-    first, second = (torch.load(tmp_path / f"texts{rank}.pt") for rank in (0, 1))
-    for family in split_target.FAMILIES:
-        one = split_target.texts_of(tmp_path, family, rank=0)
+    subprocess.run([*launch, split_target.__file__, str(folder), *families], check=True, env=environment)
+    first, second = (torch.load(folder / f"texts{rank}.pt") for rank in (0, 1))
+    accepted = 0
+    for family in families:
+        one = split_target.texts_of(folder, family, rank=0)
         for name, text in one.items():
             assert torch.equal(first[family][name], text), (family, name)
             assert torch.equal(second[family][name], text), (family, name)
         assert torch.equal(one["greedy"], one["plain"])
-        assert one["greedy, accepted"].any()
+        accepted += sum(int((counts > 0).sum()) for name, counts in one.items() if name.endswith("accepted"))
+    assert accepted > len(families)
     for said in (first["other prompts"], second["other prompts"]):
         assert said.startswith("input_ids: expected the same in all 2 processes")
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    check_two_processes(tmp_path, ("llama", "llava", "qwen2_5_vl"))
+
+
+@pytest.mark.release
+def test_two_processes_in_every_family(tmp_path: Path) -> None:
+    check_two_processes(tmp_path, [family for family in TABLE if family not in NOT_LOADED])
 
 
 @pytest.fixture

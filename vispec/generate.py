@@ -71,7 +71,8 @@ def generate(
     """What `model.generate(**inputs, **generate_kwargs)` returns, sooner.
 
     Args:
-        model: The target, in eval mode. It is left as it was found.
+        model: The target, in eval mode. It is left as it was found. Where it is split over processes (tensor parallel),
+            each of them makes the same call.
         draft: From `load_draft(..., target=model)`; None: plain decoding, with the same draws.
         inputs: A processor's output (any mapping), or token ids int64 `[B, L]`. Shorter prompts of a batch are padded
             on the left, with zeros in `attention_mask`.
