@@ -29,11 +29,12 @@ def assert_same_text(
 
     A first difference is let through, and counted, only where the target itself cannot tell the two tokens apart: its
     logits of them lie closer than 4 times the rounding error of its logits, taken against the same weights in the next
-    wider dtype.
+    wider dtype; of a quantised target, which has no wider one, against one pass over the whole text.
     """
     plain = plain_text(model, inputs, **options)
     output = vispec.generate(model, draft, inputs, tree=tree, do_sample=False, return_dict_in_generate=True, **options)
-    key = (model.config.model_type, str(model.dtype).removeprefix("torch."))
+    method = f" {model.config.quantization_config.quant_method.value}" if is_quantised(model) else ""
+    key = (model.config.model_type, str(model.dtype).removeprefix("torch.") + method)
     for row in range(len(plain)):
         COMPARED[key] += 1
         if not torch.equal(plain[row], output.sequences[row]):
@@ -41,6 +42,10 @@ def assert_same_text(
             assert gap < 4 * noise, f"{key}: texts differ at a gap of {gap:.2e}, the rounding error is {noise:.2e}"
             NEAR_TIES[key] += 1
     return output
+
+
+def is_quantised(model: PreTrainedModel) -> bool:
+    return getattr(model, "hf_quantizer", None) is not None
 
 
 @torch.no_grad()
@@ -52,19 +57,21 @@ def _gap_and_noise(
     differing = (plain[row, :shared] != ours[row, :shared]).nonzero()
     assert len(differing), f"one text is a prefix of the other: {plain.shape[1]} and {ours.shape[1]} tokens"
     end, start = int(differing[0]), inputs["input_ids"].shape[1]
+    count = (plain.shape[1] if is_quantised(model) else end + 1) - start  # the first few tokens may differ by nothing
     steps = model.generate(
-        **inputs, max_new_tokens=end - start + 1, do_sample=False, output_logits=True, return_dict_in_generate=True
+        **inputs, max_new_tokens=count, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
     logits = torch.stack(steps.logits, dim=1)[row]
-    wide_dtype = torch.float64 if model.dtype == torch.float32 else torch.float32
-    wide = {name: x.to(wide_dtype) if x.is_floating_point() else x for name, x in inputs.items()}
-    wide["input_ids"] = plain[:, :end]
+    wider = torch.float64 if model.dtype == torch.float32 else torch.float32
+    judge = model if is_quantised(model) else copy.deepcopy(model).to(wider)
+    wide = {name: x.to(judge.dtype) if x.is_floating_point() else x for name, x in inputs.items()}
+    wide["input_ids"] = steps.sequences[:, :-1]
     more = {"attention_mask": 1, "mm_token_type_ids": 0}  # of written tokens: there, text,
     more["token_type_ids"] = int(model.config.model_type == "paligemma")  # and 1 follows a prefix that sees itself
     for name, value in more.items():
         if name in inputs:
-            rows = inputs[name].new_full((len(plain), end - start), value)
+            rows = inputs[name].new_full((len(plain), count - 1), value)
             wide[name] = torch.cat((inputs[name], rows), dim=1)
-    exact = copy.deepcopy(model).to(wide_dtype)(**wide).logits[row, start - 1 :]
-    gap = logits[-1, plain[row, end]] - logits[-1, ours[row, end]]
+    exact = judge(**wide).logits[row, start - 1 :]
+    gap = logits[end - start, plain[row, end]] - logits[end - start, ours[row, end]]
     return float(gap), float((logits - exact).abs().max())

@@ -140,6 +140,8 @@ def why_not(model: PreTrainedModel) -> str | None:
         return "vispec.graphs.no_capture"
     if processes_of(model).are_several:
         return "the target is split over processes, which wait for each other"
+    if getattr(model, "is_quantized", False):
+        return "the target is quantised, which was never tried in a graph"
     config = model.config.get_text_config()
     experts = next((name for name in EXPERT_FIELDS if getattr(config, name, None)), None)
     if experts is not None:

@@ -172,9 +172,10 @@ class Target:
         weight = whole_weight(head)
         if type(head) is not nn.Linear or is_hooked or weight is None:
             kind = f"{type(head).__name__}{' with hooks' if is_hooked else ''}"
+            weights = head.weight.dtype if type(head.weight) is nn.Parameter else type(head.weight).__name__
             raise NotImplementedError(
                 "draft: its shortlist of tokens needs rows of the target's LM head, expected a plain torch.nn.Linear, "
-                f"got {kind}, {head.weight.dtype} on {head.weight.device}; load it with full_vocabulary=True"
+                f"got {kind}, {weights} on {head.weight.device}; load it with full_vocabulary=True"
             )
         bias = None if head.bias is None else whole_weight(head, "bias")
         return weight.to(self.device)[token_ids], None if bias is None else bias.to(self.device)[token_ids]
