@@ -24,6 +24,7 @@ from vispec import TreeConfig
 from vispec.draft.checkpoint import save_model, shorten_vocabulary
 from vispec.graphs import why_not
 
+pytestmark = pytest.mark.release  # for its packages
 WIDTH = 128  # bitsandbytes' 4-bit layers take multiples of 64
 NOT_QUANTISED = ["lm_head", "model.vision_tower", "model.visual", "model.multi_modal_projector"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -118,7 +119,6 @@ def test_torchao(method: str, family: str, folders: dict[str, Path]) -> None:
     check(folders, family, TORCHAO[method], "float32", count=3)
 
 
-@pytest.mark.release
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 @pytest.mark.parametrize("method", [*TORCHAO, *BITSANDBYTES])
