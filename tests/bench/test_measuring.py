@@ -112,7 +112,7 @@ def test_auto_warms_up_until_it_learns_nothing_new(pair_folder: Path, tmp_path: 
     measured = run_bench(many, methods, tmp_path)
     warm_ups = {method: len(runs) for (method, _), runs in measured.warm_ups.items()}
     assert warm_ups[PLAIN] == warm_ups["vispec 2,2,6"] == 3
-    assert 3 < warm_ups["vispec auto"] <= 25
+    assert 3 <= warm_ups["vispec auto"] <= 25  # how many hangs on the times that it measures
     assert measured.rounds, "and then it is measured"
 
 
