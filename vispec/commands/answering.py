@@ -138,6 +138,12 @@ def answering(options: AnswerOptions) -> Iterator[Speaker]:
         yield Speaker(options)
 
 
+def find_pictures(names: Sequence[str]) -> list[str]:
+    """The paths of pictures that `--image` named; an argparse.ArgumentError says what is wrong with them."""
+    with blaming("--image"):
+        return [find_picture(name) for name in names]
+
+
 def find_picture(name: str) -> str:
     """The path of a picture that can be read: of the user's, or by its name one of those in the package.
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from vispec.commands.answering import Speaker, answering, find_picture
+from vispec.commands.answering import Speaker, answering, find_picture, find_pictures
 from vispec.commands.options import AnswerOptions
-from vispec.commands.values import blaming
 from vispec.terminal import printable
 
 PROMPT = "> "
@@ -35,8 +34,7 @@ def run(**options: Any) -> int:
         argparse.ArgumentError: an option's value cannot be used; it is named.
     """
     asked = AnswerOptions(**options)
-    with blaming("--image"):
-        images = [find_picture(name) for name in asked.image]
+    images = find_pictures(asked.image)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a broken character is a "?", not the end
     _edit_lines()

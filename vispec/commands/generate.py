@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from vispec.commands.answering import answering, find_picture
+from vispec.commands.answering import answering, find_pictures
 from vispec.commands.options import AnswerOptions
 from vispec.commands.values import blaming
 from vispec.terminal import printable
@@ -21,8 +21,7 @@ def run(prompt: str, **options: Any) -> int:
         argparse.ArgumentError: an option's value cannot be used; it is named.
     """
     asked = AnswerOptions(**options)
-    with blaming("--image"):
-        images = [find_picture(name) for name in asked.image]
+    images = find_pictures(asked.image)
     with blaming("PROMPT"):
         question = sys.stdin.read() if prompt == "-" else prompt
     is_shown = sys.stdout.isatty()
