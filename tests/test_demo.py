@@ -21,7 +21,7 @@ import vispec
 from tiny_pair import save_tiny_pair
 from vispec.cli import main
 from vispec.pair import make_sample, split_of
-from vispec.pair.pretrained import WEIGHTS, load_pair
+from vispec.pair.pretrained import load_pair
 from vispec.pictures import PICTURES, picture_file
 
 ANSWERS = re.compile(r"WITHOUT DRAFT [^\n]*\n(.+?)\n\nWITH DRAFT [^\n]*\n(.+?)\n\n([^\n]+)\n", re.DOTALL)
@@ -34,7 +34,7 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
-@pytest.fixture(scope="module", params=["tiny", "shipped"] if WEIGHTS.is_dir() else ["tiny"])
+@pytest.fixture(scope="module", params=["tiny", "shipped"])
 def demo(request: pytest.FixtureRequest, tiny_pair: Path) -> list[str]:
     """The command with its pair."""
     return ["demo", "--pair", str(tiny_pair)] if request.param == "tiny" else ["demo"]

@@ -16,7 +16,7 @@ from PIL import Image
 import vispec
 from tiny_pair import save_tiny_pair
 from vispec.cli import main
-from vispec.pair.pretrained import WEIGHTS, Pair, load_pair
+from vispec.pair.pretrained import Pair, load_pair
 from vispec.pictures import picture_file
 
 SPEED = (
@@ -123,7 +123,6 @@ def test_the_models_own_settings(
     assert text == expected(pair, "chart", "What?", repetition_penalty=1.8) + "\n" != expected(pair, "chart", "What?")
 
 
-@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="no trained pair here")
 def test_pair_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     assert main(["generate", "--image", "scene", "--max-new-tokens", "12", "Describe the picture."]) == 0
