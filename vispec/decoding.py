@@ -114,8 +114,8 @@ class Cycle:
 
     Persistent: `root_tokens` int64 `[B]` (the last token of each text, which no cache holds yet), `kv_start` int32
     `[B]` (cache rows of left padding), `is_active` bool `[B]` (sequences that go on), `choice`, the target's cache, the
-    drafter's own state, the missed tokens. `reserve` may replace buffers of the caches by larger
-    ones. After `renew` another prompt may follow.
+    drafter's own state, the missed tokens. `reserve` may replace buffers of the caches by larger ones. After `renew`
+    another prompt may follow.
 
     Args:
         target, drafter: the drafter is made for this target and for `trees`.
