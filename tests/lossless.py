@@ -23,16 +23,23 @@ def plain_text(model: PreTrainedModel, inputs: dict[str, Tensor], **options: Any
 
 
 def assert_same_text(
-    model: PreTrainedModel, draft: vispec.Draft, inputs: dict[str, Tensor], tree: Any, **options: Any
+    model: PreTrainedModel,
+    draft: vispec.Draft,
+    inputs: dict[str, Tensor],
+    tree: Any,
+    *,
+    compile: bool = False,
+    **options: Any,
 ) -> vispec.SpeculativeOutput:
-    """Generate both ways and compare token for token.
+    """Generate both ways and compare token for token; `compile`: ours with verification compiled.
 
     A first difference is let through, and counted, only where the target itself cannot tell the two tokens apart: its
     logits of them lie closer than 4 times the rounding error of its logits, taken against the same weights in the next
     wider dtype; of a quantised target, which has no wider one, against one pass over the whole text.
     """
     plain = plain_text(model, inputs, **options)
-    output = vispec.generate(model, draft, inputs, tree=tree, do_sample=False, return_dict_in_generate=True, **options)
+    options |= {"do_sample": False, "return_dict_in_generate": True}
+    output = vispec.generate(model, draft, inputs, tree=tree, compile=compile, **options)
     method = f" {model.config.quantization_config.quant_method.value}" if is_quantised(model) else ""
     key = (model.config.model_type, str(model.dtype).removeprefix("torch.") + method)
     for row in range(len(plain)):

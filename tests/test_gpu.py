@@ -70,6 +70,15 @@ def test_captured_is_uncaptured(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", BUILDERS)
+def test_compiled(family: str) -> None:
+    """Captured, as one that is not compiled is."""
+    model, draft = on_gpu(family)
+    for compile in (False, True, False):
+        output = assert_same_text(model, draft, prompt_for(model, 0), TREES[1], compile=compile, max_new_tokens=60)
+        assert output.speculation.seconds["captured"] > 0
+
+
+@pytest.mark.parametrize("family", BUILDERS)
 def test_batches(family: str) -> None:
     """Ragged, finishing one after the other; captured, with processors on the host, and drawn."""
     model, draft = on_gpu(family)

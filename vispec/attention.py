@@ -1,7 +1,7 @@
 """How tree attention enters a transformers model: an attention function registered under the name "vispec".
 
-The state of a verification travels by context variable. Without it the function acts as the target's own attention, so
-a plain `model.generate` in another thread keeps its result while this one verifies.
+The state of a verification travels beside the arguments (`vispec.context`). Without it the function acts as the
+target's own attention, so a plain `model.generate` in another thread keeps its result while this one verifies.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vispec.context import Local
 from vispec.ops import tree_attention
 
 NAME = "vispec"
@@ -55,8 +55,8 @@ class Verification:
         return Verification(self.cache_len.to(device), self.ancestors.to(device), kv_start)
 
 
-_verification: ContextVar[Verification | None] = ContextVar("vispec_verification", default=None)
-_windows: ContextVar[list[int | None] | None] = ContextVar("vispec_windows", default=None)
+VERIFICATION: Local[Verification] = Local("vispec_verification")
+WINDOWS: Local[list[int | None]] = Local("vispec_windows")  # that tree attention is told, at each of its calls
 
 
 @dataclass
@@ -70,27 +70,6 @@ class _Switch:
 
 _switches: dict[int, _Switch] = {}  # by id of the text config: configs are not hashable
 _switching = threading.Lock()
-
-
-@contextmanager
-def verifying(verification: Verification) -> Iterator[None]:
-    """Forward passes inside verify a tree."""
-    token = _verification.set(verification)
-    try:
-        yield
-    finally:
-        _verification.reset(token)
-
-
-@contextmanager
-def windows_recorded() -> Iterator[list[int | None]]:
-    """Inside, the sliding window that tree attention is told is noted, at each of its calls."""
-    windows: list[int | None] = []
-    token = _windows.set(windows)
-    try:
-        yield windows
-    finally:
-        _windows.reset(token)
 
 
 @contextmanager
@@ -153,7 +132,7 @@ def tree_attention_forward(
     Raises:
         NotImplementedError: a keyword that tree attention does not know (sinks, biases, ...).
     """
-    verification = _verification.get()
+    verification = VERIFICATION.get()
     if verification is None:
         own = _own_attention(module)
         options = {"softcap": softcap, "sliding_window": sliding_window}
@@ -163,7 +142,7 @@ def tree_attention_forward(
     if unknown or dropout:
         raise NotImplementedError(f"{type(module).__name__}: tree attention does not know {unknown or ['dropout']}")
     verification = verification.on(query.device)
-    windows = _windows.get()
+    windows = WINDOWS.get()
     if windows is not None:
         windows.append(sliding_window)
     out = tree_attention(
@@ -188,7 +167,7 @@ def _own_attention(module: Any) -> Callable[..., tuple[Tensor, Tensor | None]]:
 
 def _own_mask(*args: Any, config: Any, **kwargs: Any) -> Any:
     """Masks for passes that are not verification, while the model is switched."""
-    if _verification.get() is not None:
+    if VERIFICATION.get() is not None:
         raise NotImplementedError(f"{config.model_type}: builds a mask of its own beside the one it is given")
     return ALL_MASK_ATTENTION_FUNCTIONS[_switches[id(config)].own](*args, config=config, **kwargs)
 

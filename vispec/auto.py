@@ -208,7 +208,7 @@ _plans: WeakKeyDictionary[Draft, dict[tuple[object, ...], AutoTree]] = WeakKeyDi
 
 def auto_plan(draft: Draft, target: Target, batch_size: int) -> AutoTree:
     """The plan that has learned from earlier calls with this draft (and so this target), device and batch size."""
-    key = (target.device, target.dtype, torch.get_num_threads(), batch_size)
+    key = (target.device, target.dtype, target.compiles, torch.get_num_threads(), batch_size)
     plans = _plans.setdefault(draft, {})
     if key not in plans:
         plans[key] = AutoTree([tree for tree in CANDIDATES if tree.top_k <= draft.num_tokens])

@@ -86,7 +86,7 @@ def kept_cycle(
     capture: Capture,
 ) -> Iterator[Cycle]:
     """The draft's kept cycle if it fits, else a new one that is kept for the next call."""
-    mark = (fingerprint(target.model), tuple(trees), batch_size)
+    mark = (fingerprint(target.model), target.compiles, tuple(trees), batch_size)
     capacity = _capacity(trees, prompt_length + budget)
     borrowed = cast(Target, weakref.proxy(target))
     kept = _kept.pop(draft, None)

@@ -66,6 +66,7 @@ def generate(
     inputs: Mapping[str, Any] | Tensor,
     *,
     tree: TreeConfig | Literal["auto"] = TreeConfig(),  # noqa: B008  # frozen
+    compile: bool = False,
     **generate_kwargs: Any,
 ) -> Tensor | SpeculativeOutput:
     """What `model.generate(**inputs, **generate_kwargs)` returns, sooner.
@@ -78,6 +79,8 @@ def generate(
             on the left, with zeros in `attention_mask`.
         tree: Size of the tree that is drafted in every cycle; "auto": chosen cycle by cycle for the most tokens a
             second with this draft, device and text, down to no tree at all. Speed alone depends on it, not the text.
+        compile: Run verification as one graph of torch.compile. Its first cycles take half a minute or more; what was
+            compiled is kept while the model lives. Texts are the same up to near ties: it rounds as a compiled model.
         generate_kwargs: As for `model.generate`, and `generator`, a torch.Generator: with `do_sample`, one draw from it
             (or else from torch's own) is the call's seed. What follows from a seed is the same with any draft and tree.
             `past_key_values` may be the cache that an earlier call returned: it is extended in place, nothing in it is
@@ -90,14 +93,14 @@ def generate(
         TypeError, ValueError: an argument is not as above; `model.generate` does not know a keyword.
         NotImplementedError: the model's family or an option is not supported. Nothing is ignored in silence.
     """
-    return _Accelerator(model, draft, tree).generate(as_keywords(inputs, generate_kwargs))
+    return _Accelerator(model, draft, tree, compile).generate(as_keywords(inputs, generate_kwargs))
 
 
 class accelerate:
     """Make `model.generate(...)` itself speculative, until `remove()` or the end of a `with` block.
 
     Args:
-        model, draft, tree: As for `generate`.
+        model, draft, tree, compile: As for `generate`.
 
     Raises:
         RuntimeError: the model is accelerated already.
@@ -110,9 +113,10 @@ class accelerate:
         draft: Draft,
         *,
         tree: TreeConfig | Literal["auto"] = TreeConfig(),  # noqa: B008
+        compile: bool = False,
     ) -> None:
         check_draft(draft)
-        accelerator = _Accelerator(model, draft, tree)
+        accelerator = _Accelerator(model, draft, tree, compile)
         draft.check_target(accelerator.target)
         if "generate" in vars(model):
             raise RuntimeError("model: its generate is replaced already (accelerated twice?); remove that first")
@@ -147,8 +151,12 @@ class accelerate:
 class _Accelerator:
     """A target, a draft and a tree that were checked against each other; without a draft for plain decoding."""
 
-    def __init__(self, model: PreTrainedModel, draft: Draft | None, tree: TreeConfig | Literal["auto"]) -> None:
-        self.target = Target(model)
+    def __init__(
+        self, model: PreTrainedModel, draft: Draft | None, tree: TreeConfig | Literal["auto"], compiles: bool
+    ) -> None:
+        if not isinstance(compiles, bool):
+            raise TypeError(f"compile: expected True or False, got {type(compiles).__name__}")
+        self.target = Target(model, compiles)
         self.target.check_device()
         if draft is not None:
             check_draft(draft)

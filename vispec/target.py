@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vispec._C import build_info
-from vispec.attention import Verification, switched_attention, verifying
+from vispec.attention import VERIFICATION, Verification, switched_attention
 from vispec.cache import CACHE_NAME, TreeCache
+from vispec.compiling import compiled, why_not_compiled
+from vispec.context import Local, traceable
 from vispec.families import FAMILIES, PLAIN, TEXT_MODELS, why_unsupported
 from vispec.media import Run, lengths_noted, runs_of
 from vispec.placement import device_of, is_placed, whole_weight
@@ -74,7 +75,7 @@ class _Use:
     thread: int | None = None  # that holds the lock
 
 
-_record: ContextVar[_Record | None] = ContextVar("vispec_record", default=None)
+_RECORD: Local[_Record] = Local("vispec_record")
 _uses: WeakKeyDictionary[PreTrainedModel, _Use] = WeakKeyDictionary()
 _uses_guard = threading.Lock()
 
@@ -82,12 +83,15 @@ _uses_guard = threading.Lock()
 class Target:
     """A target model as the decoding cycle and the drafter use it. Cheap to build; holds no tensors of its own.
 
+    Args:
+        compiles: whether verification runs as a compiled graph.
+
     Raises:
         TypeError: not a transformers model.
-        NotImplementedError: a family, a dtype or a kind of rotary positions that is not supported.
+        NotImplementedError: a family, a dtype or a kind of rotary positions that is not supported, or not compiled.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, compiles: bool = False) -> None:
         if not isinstance(model, PreTrainedModel):
             raise TypeError(f"model: expected a transformers PreTrainedModel, got {type(model).__name__}")
         self.model = model
@@ -111,6 +115,10 @@ class Target:
             raise NotImplementedError(
                 'model: its attention is soft-capped, which sdpa leaves out; load it with attn_implementation="eager"'
             )
+        reason = why_not_compiled(model) if compiles else None
+        if reason is not None:
+            raise NotImplementedError(f"compile: {reason}; leave it out")
+        self.compiles = compiles
         self.decoder: nn.Module = model.get_decoder()
         self.processes = processes_of(model)
         self.family = FAMILIES.get(model.config.model_type, PLAIN)
@@ -234,7 +242,7 @@ class Target:
         )
         starts, input_ids = padding(input_ids, model_kwargs.get("attention_mask")), input_ids[:, num_cached:]
         num_new = self.count_placeholders(input_ids) if past else None
-        with _recording() as record, lengths_noted(self.model, self.family, inputs, num_new) as lengths:
+        with _RECORD.holding(_Record()) as record, lengths_noted(self.model, self.family, inputs, num_new) as lengths:
             output = self.model(**inputs, return_dict=True)
         return Prompt(
             logits=output.logits[:, -1],
@@ -253,7 +261,11 @@ class Target:
         Args:
             inputs: what the model's forward takes, `input_ids` int64 `[B, L]` among them, padded on the right.
         """
-        with self.attached(), _recording() as record, lengths_noted(self.model, self.family, dict(inputs)) as lengths:
+        with (
+            self.attached(),
+            _RECORD.holding(_Record()) as record,
+            lengths_noted(self.model, self.family, dict(inputs)) as lengths,
+        ):
             self.model(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
         ids = inputs["input_ids"]
         embeds = record.embeds[0].to(self.device) if record.embeds else self.embed(ids)
@@ -287,8 +299,9 @@ class Target:
             positions = positions + rope_delta[..., None]
         any_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=positions.device)  # 4-D: handed through, not built
         wanted = {"output_hidden_states": True} if output_hidden_states else {}
-        with _recording() as record, verifying(Verification(cache.cache_len, tree.ancestors, kv_start)):
-            output = self.model(
+        verification = Verification(cache.cache_len, tree.ancestors, kv_start)
+        with _RECORD.holding(_Record()) as record, VERIFICATION.holding(verification), self._passing() as forward:
+            output = forward(
                 input_ids=tree.tokens,
                 position_ids=positions,
                 attention_mask=any_mask,
@@ -299,6 +312,15 @@ class Target:
             )
         features = record.features[0].to(self.device)
         return Verified(output.logits, features, output.hidden_states if output_hidden_states else None)
+
+    @contextmanager
+    def _passing(self) -> Iterator[Callable[..., Any]]:
+        """The model's forward, compiled if that was asked for."""
+        if not self.compiles:
+            yield self.model
+            return
+        with traceable(VERIFICATION, _RECORD):
+            yield compiled(self.model)
 
 
 def _check_rotary(text_config: Any) -> None:
@@ -336,24 +358,13 @@ def rope_delta(position_ids: Tensor | None, length: int) -> Tensor | None:
     return (last if last.ndim == 1 else last[-3:].expand(3, -1)) + 1 - length
 
 
-@contextmanager
-def _recording() -> Iterator[_Record]:
-    """Record the text decoder in this context; passes of other threads are not."""
-    record = _Record()
-    token = _record.set(record)
-    try:
-        yield record
-    finally:
-        _record.reset(token)
-
-
 def _record_embeds(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    record, embeds = _record.get(), args[0] if args else kwargs.get("inputs_embeds")
+    record, embeds = _RECORD.get(), args[0] if args else kwargs.get("inputs_embeds")
     if record is not None and embeds is not None and embeds.is_floating_point():  # else token ids
         record.embeds.append(embeds)
 
 
 def _record_features(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    record = _record.get()
+    record = _RECORD.get()
     if record is not None:
         record.features.append(output[0])

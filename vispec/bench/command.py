@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from vispec.bench.compiled import compiled_verification
 from vispec.bench.explain import explain, show_explained, typical_question
 from vispec.bench.geometries import GEOMETRIES
 from vispec.bench.measuring import Bench, Log, Measured
@@ -161,7 +160,7 @@ def _methods(asked: argparse.Namespace, subject: Subject, trees: Sequence[Tree])
     for label, new_draft in subject.drafts.items():
         eager += vispec_methods(model, new_draft, trees, label)
         if asked.compiles:
-            compiled += vispec_methods(model, new_draft, trees, f"{label}, compiled", compiled_verification(model))
+            compiled += vispec_methods(model, new_draft, trees, f"{label}, compiled", compiles=True)
     return [*eager, *compiled]
 
 

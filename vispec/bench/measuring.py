@@ -199,7 +199,7 @@ class Bench:
         """Costs of trees that `tree="auto"` knows; 0 for all else, which has nothing to learn."""
         if method.draft is None or method.tree != AUTO:
             return 0
-        plan = auto_plan(method.draft, Target(self.subject.model), batch_size=1)
+        plan = auto_plan(method.draft, Target(self.subject.model, method.compiles), batch_size=1)
         return sum(len(costs.seconds) for costs in plan.costs.values())
 
     def _measure(self, question: Question, temperature: float, repeat: int, number: int) -> None:

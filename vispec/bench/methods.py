@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -37,7 +36,7 @@ class Method:
         draft: ours alone; each method has its own, so that none learns from another.
         tree: what ours drafts; None: nothing.
         may_fail: a peer, or compiled: where it does not run, the reason is a result.
-        around: entered for each call.
+        compiles: ours alone; whether verification is compiled.
     """
 
     name: str
@@ -46,7 +45,7 @@ class Method:
     draft: Draft | None = None
     tree: Tree | None = None
     may_fail: bool = False
-    around: Callable[[], AbstractContextManager[None]] = nullcontext
+    compiles: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -97,14 +96,14 @@ def vispec_methods(
     new_draft: Callable[[], Draft],
     trees: Sequence[Tree],
     label: str,
-    around: Callable[[], AbstractContextManager[None]] | None = None,
+    compiles: bool = False,
 ) -> list[Method]:
     """Ours, one a tree.
 
     Args:
         new_draft: makes a draft for each.
         label: added to the name.
-        around: verification is compiled inside; None: it is not.
+        compiles: whether verification is compiled.
     """
     methods = []
     for tree in trees:
@@ -113,12 +112,12 @@ def vispec_methods(
         methods.append(
             Method(
                 name=f"vispec {name}{label}",
-                generate=partial(vispec.generate, model, draft, tree=tree),
-                baseline=PLAIN if around is None else COMPILED,
+                generate=partial(vispec.generate, model, draft, tree=tree, compile=compiles),
+                baseline=COMPILED if compiles else PLAIN,
                 draft=draft,
                 tree=tree,
-                may_fail=around is not None,
-                around=around or nullcontext,
+                may_fail=compiles,
+                compiles=compiles,
             )
         )
     return methods

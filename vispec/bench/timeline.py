@@ -52,11 +52,10 @@ def trace_cycle(method: Method, inputs: Mapping[str, Any]) -> list[Span]:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's words are not the user's
     options = {"do_sample": False, "max_new_tokens": NEW_TOKENS}
     is_cuda = inputs["input_ids"].device.type == "cuda"
-    with method.around():
-        for _ in range(2):  # compiled, captured
-            method.generate(inputs, **options)
-        with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]) as found:
-            method.generate(inputs, **options)
+    for _ in range(2):  # compiled, captured
+        method.generate(inputs, **options)
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]) as found:
+        method.generate(inputs, **options)
     wanted = "CUDA" if is_cuda else "CPU"
     events = [e for e in found.events() or [] if e.device_type.name == wanted and (is_cuda or e.cpu_parent is None)]
     spans = sorted((e.time_range.start * 1e-3, e.time_range.end * 1e-3, str(e.name)) for e in events)
