@@ -46,10 +46,12 @@ def pytest_testnodedown(node: Any, error: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many texts were compared with the target's own, and where it could not tell two tokens apart."""
+    """Texts compared with the target's own, and those where it could not tell two tokens apart; -v: by family."""
     for dtype in sorted({dtype for _, dtype in lossless.COMPARED}):
-        texts, ties = (
-            sum(count for (_, of), count in counts.items() if of == dtype)
-            for counts in (lossless.COMPARED, lossless.NEAR_TIES)
-        )
+        families = sorted(family for family, of in lossless.COMPARED if of == dtype)
+        told = {family: (lossless.COMPARED[family, dtype], lossless.NEAR_TIES[family, dtype]) for family in families}
+        texts, ties = (sum(counts) for counts in zip(*told.values(), strict=True))
         terminalreporter.write_line(f"{dtype}: {texts} texts as model.generate's, {ties} of them up to a near tie")
+        if terminalreporter.verbosity > 0:
+            for family, (texts, ties) in told.items():
+                terminalreporter.write_line(f"  {family}: {texts}, {ties}")
