@@ -18,6 +18,7 @@ import vispec
 import vispec.decoding
 from lossless import assert_same_text
 from models import BUILDERS, VISION_FAMILIES, make_draft, make_prompt, make_target
+from refusal import refused
 from scripted import ScriptedDraft
 from vispec import TreeConfig
 from vispec.auto import CANDIDATES, FIRST_GAP, LAST_GAP, LEAST_TIMINGS, RENEWAL, Acceptance, AutoTree, auto_plan, choose
@@ -301,3 +302,10 @@ def test_no_tree_is_wider_than_the_vocabulary() -> None:
     trees = auto_plan(vispec.Draft(short, model), Target(model), 1).trees
     assert 0 < len(trees) < len(CANDIDATES)
     assert all(tree.top_k <= 9 for tree in trees)
+
+
+def test_one_token_is_too_few_to_choose_from() -> None:
+    model = make_target("llama")
+    draft = vispec.Draft(shorten_vocabulary(make_draft(model).model, Counter(), 1), model)
+    with refused(model, ValueError, 'tree: expected a draft of at least 2 tokens for "auto", got one of 1'):
+        vispec.generate(model, draft, torch.tensor([[5, 9]]), tree="auto")

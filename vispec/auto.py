@@ -33,6 +33,7 @@ CANDIDATES = (
     TreeConfig(7, 4, 32),
     TreeConfig(6, 10, 60),
 )
+LEAST_TOKENS = min(tree.top_k for tree in CANDIDATES)  # of the draft's vocabulary
 
 LEAST_TIMINGS, MOST_TIMINGS = 3, 5  # of a tree: the median forgets a first one that also paid for memory or a graph
 RENEWAL = 64  # drafted cycles after which one comes without a tree, so that its cost is known as it is now

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from functools import partial
 from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,23 +11,41 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import PreTrainedModel
 
-from vispec.placement import is_placed
+from vispec.context import Local
+from vispec.placement import hooked_module, is_placed
 from vispec.processes import processes_of
+
+MOST_GRAPHS = 64  # of a model: for one text or several, trees or single tokens, hidden states, threads, grad modes, ...
 
 _compiled: WeakKeyDictionary[PreTrainedModel, Callable[..., Any]] = WeakKeyDictionary()
 
 
-def compiled(model: PreTrainedModel) -> Callable[..., Any]:
-    """`model(**kwargs)` by torch.compile; what was compiled is kept while the model lives."""
+def run_compiled(model: PreTrainedModel, locals_: tuple[Local[Any], ...], **kwargs: Any) -> Any:
+    """`model(**kwargs)` by torch.compile, in which `locals_` have their values of this context.
+
+    What was compiled is kept while the model lives.
+
+    Raises:
+        torch._dynamo.exc.Unsupported: it is more than one graph.
+    """
     if model not in _compiled:
         # code of its own, since torch counts graphs, and stops at some, by code
         own = FunctionType(_forward.__code__.replace(), _forward.__globals__, f"forward_of_{type(model).__name__}")
-        _compiled[model] = torch.compile(own, dynamic=True)
-    return partial(_compiled[model], model)
+        has_limit = "recompile_limit" in inspect.signature(torch.compile).parameters
+        limit: dict[str, Any] = {"recompile_limit": MOST_GRAPHS} if has_limit else {}
+        _compiled[model] = torch.compile(own, fullgraph=True, dynamic=True, **limit)
+    return _compiled[model](model, locals_, tuple(local.here.get() for local in locals_), kwargs)
 
 
-def _forward(model: PreTrainedModel, **kwargs: Any) -> Any:
-    return model(**kwargs)
+def _forward(model: PreTrainedModel, locals_: tuple[Local[Any], ...], values: tuple[Any, ...], kwargs: Any) -> Any:
+    if not torch.compiler.is_dynamo_compiling():  # torch.compile is switched off
+        return model(**kwargs)
+    for local, value in zip(locals_, values, strict=True):
+        local.traced = (value,)
+    output = model(**kwargs)
+    for local in locals_:
+        local.traced = None
+    return output
 
 
 def why_not_compiled(model: PreTrainedModel) -> str | None:
@@ -37,4 +55,7 @@ def why_not_compiled(model: PreTrainedModel) -> str | None:
     if getattr(model, "is_quantized", False):
         return "the target is quantised, which was never tried"
     placed = next((name for name, module in model.named_modules() if is_placed(module)), None)
-    return None if placed is None else f"{placed or 'the target'} is offloaded or dispatched by accelerate"
+    if placed is not None:
+        return f"{placed or 'the target'} is offloaded or dispatched by accelerate"
+    hooked = hooked_module(model)
+    return None if hooked is None else f"{hooked} has a forward hook, which torch may compile away"

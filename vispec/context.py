@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 T = TypeVar("T")
-_one_pass = threading.Lock()
 
 
 class Local(Generic[T]):
     """A value of this context, as a ContextVar holds one; None outside of `holding`.
 
-    torch.compile cannot trace a ContextVar: compiled code reads the value of the one pass that is in `traceable`.
+    torch.compile cannot trace a ContextVar. What we compile gets the values as arguments and sets `traced` while it is
+    traced (`vispec.compiling`): no compiled code of ours ever reads or writes it. Where someone else compiled the
+    target, the ContextVar is asked, which breaks that graph.
     """
 
     def __init__(self, name: str) -> None:
         self.here: ContextVar[T | None] = ContextVar(name, default=None)
-        self.traced: T | None = None
+        self.traced: tuple[T | None] | None = None
 
     def get(self) -> T | None:
-        return self.traced if torch.compiler.is_compiling() else self.here.get()
+        if not torch.compiler.is_dynamo_compiling():
+            return self.here.get()
+        return self._ask() if self.traced is None else self.traced[0]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _ask(self) -> T | None:
+        return self.here.get()
 
     @contextmanager
     def holding(self, value: T) -> Iterator[T]:
@@ -35,16 +41,3 @@ class Local(Generic[T]):
             yield value
         finally:
             self.here.reset(token)
-
-
-@contextmanager
-def traceable(*values: Local[Any]) -> Iterator[None]:
-    """Inside, compiled code reads this context's values. One thread at a time: others wait."""
-    with _one_pass:
-        try:
-            for value in values:
-                value.traced = value.here.get()
-            yield
-        finally:
-            for value in values:
-                value.traced = None

@@ -28,7 +28,7 @@ from vispec.arguments import (
     check_processors,
     check_prompt,
 )
-from vispec.auto import AUTO, auto_plan
+from vispec.auto import AUTO, LEAST_TOKENS, auto_plan
 from vispec.cache import CACHE_NAME
 from vispec.continuing import Past, find_past, leave_note
 from vispec.cycles import borrowed_cycle, new_cycle
@@ -165,12 +165,17 @@ class _Accelerator:
             raise wrong(f'tree: expected a vispec.TreeConfig or "{AUTO}", got {tree!r}')
         if draft is not None and isinstance(tree, TreeConfig) and tree.top_k > draft.num_tokens:
             raise ValueError(f"tree: expected top_k <= vocabulary ({draft.num_tokens}), got {tree.top_k}")
+        if draft is not None and tree == AUTO and draft.num_tokens < LEAST_TOKENS:
+            raise ValueError(
+                f'tree: expected a draft of at least {LEAST_TOKENS} tokens for "{AUTO}", got one of {draft.num_tokens}'
+            )
         self.draft, self.tree = draft, tree
 
     def generate(self, keywords: dict[str, Any]) -> Tensor | SpeculativeOutput:
         """Check everything, then let `model.generate` prepare inputs and call back."""
         target, model = self.target, self.target.model
         check_mode(target)
+        target.check_compiles()
         if self.draft is not None:
             self.draft.check_target(target)
         check_options(model, keywords)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vispec._C import build_info
-from vispec.attention import VERIFICATION, Verification, switched_attention
+from vispec.attention import VERIFICATION, WINDOWS, Verification, switched_attention
 from vispec.cache import CACHE_NAME, TreeCache
-from vispec.compiling import compiled, why_not_compiled
-from vispec.context import Local, traceable
+from vispec.compiling import run_compiled, why_not_compiled
+from vispec.context import Local
 from vispec.families import FAMILIES, PLAIN, TEXT_MODELS, why_unsupported
 from vispec.media import Run, lengths_noted, runs_of
 from vispec.placement import device_of, is_placed, whole_weight
@@ -88,7 +89,7 @@ class Target:
 
     Raises:
         TypeError: not a transformers model.
-        NotImplementedError: a family, a dtype or a kind of rotary positions that is not supported, or not compiled.
+        NotImplementedError: a family, a dtype or a kind of rotary positions that is not supported.
     """
 
     def __init__(self, model: PreTrainedModel, compiles: bool = False) -> None:
@@ -115,9 +116,6 @@ class Target:
             raise NotImplementedError(
                 'model: its attention is soft-capped, which sdpa leaves out; load it with attn_implementation="eager"'
             )
-        reason = why_not_compiled(model) if compiles else None
-        if reason is not None:
-            raise NotImplementedError(f"compile: {reason}; leave it out")
         self.compiles = compiles
         self.decoder: nn.Module = model.get_decoder()
         self.processes = processes_of(model)
@@ -137,6 +135,12 @@ class Target:
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
+
+    def check_compiles(self) -> None:
+        """Raise a NotImplementedError where verification is to be compiled and cannot be."""
+        reason = why_not_compiled(self.model) if self.compiles else None
+        if reason is not None:
+            raise NotImplementedError(f"compile: {reason}; leave it out")
 
     def check_device(self) -> None:
         """Raise a NotImplementedError where the cycle does not run; training does not need it."""
@@ -300,8 +304,9 @@ class Target:
         any_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=positions.device)  # 4-D: handed through, not built
         wanted = {"output_hidden_states": True} if output_hidden_states else {}
         verification = Verification(cache.cache_len, tree.ancestors, kv_start)
-        with _RECORD.holding(_Record()) as record, VERIFICATION.holding(verification), self._passing() as forward:
-            output = forward(
+        run = partial(run_compiled, self.model, (VERIFICATION, WINDOWS, _RECORD)) if self.compiles else self.model
+        with _RECORD.holding(_Record()) as record, VERIFICATION.holding(verification):
+            output = run(
                 input_ids=tree.tokens,
                 position_ids=positions,
                 attention_mask=any_mask,
@@ -312,15 +317,6 @@ class Target:
             )
         features = record.features[0].to(self.device)
         return Verified(output.logits, features, output.hidden_states if output_hidden_states else None)
-
-    @contextmanager
-    def _passing(self) -> Iterator[Callable[..., Any]]:
-        """The model's forward, compiled if that was asked for."""
-        if not self.compiles:
-            yield self.model
-            return
-        with traceable(VERIFICATION, _RECORD):
-            yield compiled(self.model)
 
 
 def _check_rotary(text_config: Any) -> None:
