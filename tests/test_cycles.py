@@ -291,6 +291,16 @@ def test_what_is_not_captured(change: Callable[[PreTrainedModel], PreTrainedMode
     assert reason in (why_not(change(model)) or "")
 
 
+@pytest.mark.parametrize("family", BUILDERS)
+def test_hooks_of_transformers_do_not_count(family: str) -> None:
+    """Once hidden states were asked for, by a vision tower's user or anyone, its hooks stay in all layers."""
+    model = make_target(family)
+    layout = "text" if family in ("llama", "qwen2") else "one image"
+    model(**make_prompt(model, layout, random.Random(0)), output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.modules())
+    assert why_not(model) is None
+
+
 def test_no_capture() -> None:
     model = make_target("llama")
     with no_capture():

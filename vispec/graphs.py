@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vispec.placement import hooked_module
 from vispec.processes import processes_of
 
 # fields of text configs with experts, whose choice of experts makes the host wait
@@ -151,9 +152,8 @@ def why_not(model: PreTrainedModel) -> str | None:
             return f"{name or 'the target'} is offloaded or dispatched by accelerate"
         if type(module).__module__.startswith("peft."):
             return f"{name} has an adapter, which may be switched between two cycles"
-        if module._forward_hooks or module._forward_pre_hooks:
-            return f"{name or 'the target'} has a forward hook, which a replay would not call"
-    return None
+    hooked = hooked_module(model)
+    return None if hooked is None else f"{hooked} has a forward hook, which a replay would not call"
 
 
 def fingerprint(model: PreTrainedModel) -> Hashable:

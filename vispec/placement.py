@@ -1,4 +1,4 @@
-"""Where a target's weights are: on a device or several, offloaded by accelerate, or split over processes."""
+"""Where a target's weights are (on a device or several, offloaded, split over processes), and who hooks into it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ def device_of(module: nn.Module) -> torch.device:
 def is_placed(module: nn.Module) -> bool:
     """Whether its forward was replaced by one that does the same with weights that are elsewhere, or a part of them."""
     return hasattr(module, "_hf_hook") or any(hasattr(weight, "device_mesh") for weight in module.parameters())
+
+
+def hooked_module(model: nn.Module) -> str | None:
+    """The name of a module with a forward hook, or None; transformers' own, which note hidden states, do not count."""
+    for name, module in model.named_modules():
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks):
+            return name or "the target"
+    return None
 
 
 def whole_weight(module: nn.Module, name: str = "weight") -> Tensor | None:
