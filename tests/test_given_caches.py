@@ -162,6 +162,25 @@ def test_what_cannot_be_gone_on_from(llava: Pair) -> None:
             vispec.generate(model, draft, {"input_ids": ids, **keywords})
 
 
+def test_a_turn_that_fails_takes_no_positions_with_it() -> None:
+    """With M-RoPE: one with an image, refused; then one of text alone."""
+    model, draft = make_pair("qwen2_5_vl")
+    first = after(None, [], turns_of(model)[0])
+    texts = []
+    for fails in (False, True):
+        output = vispec.generate(model, draft, first, return_dict_in_generate=True, **OPTIONS)
+        given = {"past_key_values": output[CACHE_NAME], **OPTIONS}
+        if fails:
+            with pytest.raises(ValueError, match="nonsense"):
+                vispec.generate(
+                    model, draft, after(first, answer_of(output, first), turns_of(model)[0]), nonsense=1, **given
+                )
+            assert model.base_model.rope_deltas is None
+        texts.append(vispec.generate(model, draft, torch.cat((output.sequences, IDS), dim=1), **given))
+        assert model.base_model.rope_deltas is not None
+    assert torch.equal(*texts)
+
+
 def test_positions_of_new_images_hang_on_the_old_ones() -> None:
     """With M-RoPE; plain generate falls over it."""
     model, draft = make_pair("qwen2_5_vl")

@@ -34,6 +34,7 @@ from lossless import assert_same_text
 from models import make_draft, make_target
 from refusal import refused
 from vispec import TreeConfig
+from vispec.target import Target
 
 HEADS = (4, 2)
 IDS = torch.tensor([[5, 9, 14, 20]])
@@ -110,6 +111,14 @@ def test_a_model_that_passes_is_decoded_and_not_tried_again(name: str) -> None:
             output = assert_same_text(model, draft, {"input_ids": ids}, TreeConfig(2, 4, 12), max_new_tokens=24)
         assert spy.call_count == trials
         assert output.speculation.num_cycles > 0
+
+
+def test_generation_settings_do_not_enter_the_trial() -> None:
+    """The padding token may be one of the trial's."""
+    model = _made(_mistral)
+    model.config.pad_token_id = None
+    model.generation_config.update(pad_token_id=0, stop_strings=["end"], do_sample=True, num_return_sequences=2)
+    vispec.probe.check_verification(Target(model))
 
 
 @pytest.mark.parametrize("name", FAIL)

@@ -116,7 +116,7 @@ class Past:
         num_new = target.count_placeholders(ids_of(keywords)[:, self.num_cached :])
         seen = [pixels for name, pixels in PIXELS.items() if not num_new[name]]
         keywords = {name: value for name, value in keywords.items() if name not in seen}
-        if target.rope_deltas is None:
+        if target.rope_deltas is None and (self.kept is None or self.kept.rope_deltas is None):
             return keywords
         kinds = keywords.get("mm_token_type_ids")
         if kinds is None or not kinds[:, self.num_cached :].any():  # no new images

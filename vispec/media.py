@@ -86,7 +86,7 @@ def lengths_noted(
     names = [name for name in _ENCODERS if hasattr(base, name)]
     if not names:
         raise NotImplementedError(f"model: {type(base).__name__} has no get_image_features, which tells its images")
-    token = _noted.set(lengths)
+    token, before = _noted.set(lengths), {name: vars(base)[name] for name in names if name in vars(base)}
     try:
         for name in names:
             setattr(base, name, watched(getattr(base, name)))
@@ -95,6 +95,7 @@ def lengths_noted(
         _noted.reset(token)
         for name in names:
             vars(base).pop(name, None)
+        vars(base).update(before)
 
 
 def runs_of(input_ids: Tensor, lengths: Lengths, placeholders: Mapping[str, int | None]) -> list[list[Run]]:

@@ -77,8 +77,9 @@ def _verified(target: Target, prompt: Tensor, tree: Tree) -> tuple[Tensor, Tenso
                 outputs.append(target.verify(tree, cache, delta)[:2])
         return input_ids
 
-    options = {"max_new_tokens": 1, "do_sample": False, "num_beams": 1}
-    type(target.model).generate(target.model, prompt, custom_generate=verify_once, **options)
+    options = {"max_new_tokens": 1, "do_sample": False, "num_beams": 1, "num_return_sequences": 1, "stop_strings": None}
+    mask = torch.ones_like(prompt)  # else what generation_config takes for padding is masked
+    type(target.model).generate(target.model, prompt, attention_mask=mask, custom_generate=verify_once, **options)
     return outputs[0]
 
 

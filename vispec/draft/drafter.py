@@ -20,7 +20,7 @@ MAX_CHAIN = 64  # new tokens that one update reads at least: a word of ancestor 
 
 
 class Drafter(Protocol):
-    """What the decoding cycle asks: read the prompt, guess, read what was kept. One object serves one `generate`.
+    """What the decoding cycle asks: read the prompt, guess, read what was kept. It serves one `generate` at a time.
 
     After `prefill` its state lives in tensors that `propose` and `update` change in place, so that both can be captured
     in graphs, one a tree. Another prompt may follow.
