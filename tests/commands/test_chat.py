@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from killing import PATIENCE
 from tiny_pair import save_tiny_pair
 from vispec.commands.chat import Interrupt
 from vispec.commands.dialogue import Dialogue
@@ -22,7 +23,6 @@ from vispec.pair.pretrained import load_pair
 from vispec.pictures import picture_file
 
 SPOKEN = r"\((stopped; )?(\d+) tokens? in .* tokens/s, .* s and (\d+) read; tau .* cycles\)"
-PATIENCE = 300  # seconds for what a terminal is to show; a busy machine needs most of a minute to begin
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def test_turns_from_a_file(folder: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         check=False,
+        timeout=PATIENCE,
     )
     assert (run.returncode, run.stderr) == (0, b"")
     about, *said = re.split(r"(?<!\w)> ", run.stdout.decode())
@@ -116,6 +117,7 @@ class Terminal:
     def code(self) -> int:
         """Of its end; what it still shows is read."""
         while True:
+            assert select.select([self.controller], [], [], PATIENCE)[0], "it does not end"
             try:
                 if not os.read(self.controller, 1 << 16):
                     break

@@ -162,6 +162,8 @@ def test_no_room(folder: Path, models: list[str], capsys: pytest.CaptureFixture[
         (["{models}", "--top-p", "1.5"], "--top-p: expected a number above 0, at most 1, got '1.5'"),
         (["{models}", "--top-p", "much"], "--top-p: expected a number above 0, at most 1, got 'much'"),
         (["{models}", "--top-k", "0"], "--top-k: expected a whole number from 1, got '0'"),
+        (["{models}", "--seed", f"{2**64}"], f"--seed: expected an integer of 64 bits, got '{2**64}'"),
+        (["{models}", "--seed", "x"], "--seed: expected an integer of 64 bits, got 'x'"),
     ],
 )
 def test_bad_options(

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from vispec.commands.answering import Speaker, answering, find_picture, find_pictures
+from vispec.commands.dialogue import NO_IMAGES
 from vispec.commands.options import AnswerOptions
 from vispec.terminal import printable
 
@@ -95,6 +96,8 @@ class Chat:
         """`/image`."""
         if not name:
             raise ValueError("/image: expected the path of a picture")
+        if not self.speaker.dialogue.reads_images:
+            raise ValueError(NO_IMAGES)
         self.images.append(find_picture(name))
         print(f"({printable(name)} goes with your next message)")
 

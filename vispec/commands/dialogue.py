@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from vispec.training.prompts import Processor, append_inputs, append_tokens, encode_text, get_tokenizer, render
 
 ANSWER = "\ue001"  # stands for an answer; of Unicode's private use: no template writes it
+NO_IMAGES = "the model reads text alone, no images"
 Message = dict[str, Any]
 
 
@@ -51,6 +52,10 @@ class Dialogue:
         self.system: tuple[Message, ...] = () if system is None else (_message("system", system),)
         self.reset()
 
+    @property
+    def reads_images(self) -> bool:
+        return not isinstance(self.processor, PreTrainedTokenizerBase)
+
     def reset(self) -> None:
         """Nothing was said."""
         self.said = self.asked = _State(self.system)
@@ -70,8 +75,8 @@ class Dialogue:
         """
         if not question.strip():
             raise ValueError("expected some words, got none")
-        if images and isinstance(self.processor, PreTrainedTokenizerBase):
-            raise ValueError("the model reads text alone, no images")
+        if images and not self.reads_images:
+            raise ValueError(NO_IMAGES)
         said = self.said
         messages = (*said.messages, _message("user", question, len(images)))
         marked = render(self.processor, [_hidden(message) for message in messages], ask=True)

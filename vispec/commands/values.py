@@ -39,6 +39,17 @@ def share(text: str) -> float:
     return value
 
 
+def seed(text: str) -> int:
+    """What torch's generators take."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 2**64
+    if not -(2**63) <= value < 2**64:
+        raise argparse.ArgumentTypeError(f"expected an integer of 64 bits, got {text!r}")
+    return value
+
+
 def _number(text: str) -> float:
     """NaN, which no bounds hold, for what is none."""
     try:
