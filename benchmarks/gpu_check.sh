@@ -51,7 +51,7 @@ nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.memory --for
 part "build" 240 python3 -m pip install --quiet --no-build-isolation --no-deps --no-index --force-reinstall .
 part "PTX against its host form" 60 bash -c 'tests -m "gpu and not release" tests/cuda/test_vocabulary.py'
 part "operators" 150 bash -c 'tests -m "gpu and not release" tests/ops'
-part "decoding" 120 bash -c 'tests -m "gpu and not release" tests/test_gpu.py'
+part "decoding" 120 bash -c 'tests -m "gpu and not release" tests/test_gpu.py tests/test_sampling.py'
 part "memcheck" 90 bash -c 'sanitizer memcheck'
 part "racecheck" 90 bash -c 'sanitizer racecheck'
 part "rate of mma.sync" 60 bash -c "mma_rate $scratch"

@@ -69,7 +69,7 @@ The first ten test samples of seed {example_seed}, not chosen. In brackets: true
 
 ## Licence
 
-Apache-2.0, as vispec. No one else's data was used.
+Apache-2.0, as vispec; the pictograms are Noto Emoji's (SIL Open Font License 1.1). No other data was used.
 """
 
 
