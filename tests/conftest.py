@@ -22,6 +22,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 torch.set_num_threads(1)  # tiny models gain nothing from more, and on a busy machine threads wait for each other
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws hangs on no other test."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """`torch.set_num_threads` until the end of the test."""

@@ -1,4 +1,4 @@
-"""kill -9 at a chosen moment of a process of its own."""
+"""Processes of their own: how long to wait for them, and kill -9 at a chosen moment."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 
 from tqdm.auto import tqdm
+
+PATIENCE = 600.0  # seconds, reached only where something hangs: on a busy machine an import alone takes a minute
 
 
 def run_and_kill(work: Callable[[], object], moment: Callable[[], bool]) -> bool:

@@ -16,6 +16,7 @@ from transformers.distributed import DistributedConfig
 import split_target
 import vispec
 from families import TABLE
+from killing import PATIENCE
 from models import make_pair
 from refusal import refused
 
@@ -29,7 +30,9 @@ def check_two_processes(folder: Path, families: Sequence[str]) -> None:
     split_target.save_pairs(folder, families)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([*launch, split_target.__file__, str(folder), *families], check=True, env=environment)
+    subprocess.run(
+        [*launch, split_target.__file__, str(folder), *families], check=True, env=environment, timeout=PATIENCE
+    )
     first, second = (torch.load(folder / f"texts{rank}.pt") for rank in (0, 1))
     accepted = 0
     for family in families:

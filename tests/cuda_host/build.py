@@ -128,7 +128,8 @@ def environment(flavour: str) -> dict[str, str]:
 def sources_of(units: list[Path], flags: list[str]) -> list[Path]:
     """The units and all that they include, but for system headers."""
     rules = call([compiler(), "-std=c++20", *flags, "-MM", "-x", "c++", *map(str, units)]).stdout
-    return sorted({Path(name) for name in rules.replace("\\\n", " ").split() if not name.endswith(".o:")})
+    names = re.split(r"(?<!\\)\s+", rules.replace("\\\n", " ").strip())  # a space in a name is escaped
+    return sorted({Path(name.replace("\\ ", " ")) for name in names if not name.endswith(".o:")})
 
 
 def build(name: str, source: Path, header: str, params: str, flavour: str = FLAVOUR) -> Path:
@@ -159,7 +160,7 @@ def build(name: str, source: Path, header: str, params: str, flavour: str = FLAV
             commands = [[compiler(), *command, "-o", out] for command, out in zip(compile_flags, objects, strict=True)]
             list(pool.map(call, commands))
         call([compiler(), "-shared", *chosen.link, *objects, "-o", str(work / "library.so")])
-        for stale in OUTPUT.glob(f"{stem}-*.so"):
+        for stale in set(OUTPUT.glob(f"{stem}-*.so")) - {library}:  # that another process may have built meanwhile
             stale.unlink(missing_ok=True)
         (work / "library.so").replace(library)
     finally:

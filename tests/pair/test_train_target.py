@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
 import sys
-import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from killing import run_and_kill
 from small_recipes import make_trainer, small_pair
 from vispec.pair import make_sample
 from vispec.pair.batches import PatchWords
@@ -69,18 +66,9 @@ def test_the_result_loads_and_answers(trained):
 
 def test_killed_at_any_moment(trained, tmp_path):
     """SIGKILL in each stage, and while it grows: the same weights in the end, and each pool logged once."""
-    kills = 0
+    kills, log = 0, tmp_path / "log.jsonl"
     for lines in (0, 2, 4):
-        process = multiprocessing.get_context("fork").Process(target=train, args=(tmp_path,))
-        process.start()
-        while process.is_alive():
-            log = tmp_path / "log.jsonl"
-            if log.exists() and log.read_text().count("\n") > lines:
-                os.kill(process.pid, signal.SIGKILL)
-                break
-            time.sleep(0.001)
-        process.join()
-        kills += process.exitcode == -signal.SIGKILL
+        kills += run_and_kill(lambda: train(tmp_path), lambda: log.exists() and log.read_text().count("\n") > lines)  # noqa: B023
     assert kills >= 2
     train(tmp_path)
     first, second = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (trained, tmp_path))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from killing import PATIENCE
 from tiny_pair import save_tiny_pair
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/ablation.py"
@@ -27,7 +28,7 @@ ROWS = {
 def test_ablation_in_small(tmp_path: Path) -> None:
     pair = save_tiny_pair(tmp_path / "pair")
     command = [sys.executable, str(SCRIPT), str(tmp_path / "work"), "--pair", str(pair), *SIZES.split()]
-    first = subprocess.run(command, check=True, capture_output=True, text=True, timeout=110)
+    first = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
     result = json.loads((tmp_path / "work/ablation.json").read_text())
     rows = result["rows"]
     for name, count in ROWS.items():
@@ -43,6 +44,6 @@ def test_ablation_in_small(tmp_path: Path) -> None:
     assert str(tmp_path) not in result["command"]
     sizes = {row["row"]: row["trainable_parameters"] for row in rows}
     assert sizes["eagle-2"] < sizes["without global feature"] < sizes["vispec"]
-    second = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    second = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
     assert "step 0 of" not in second.stdout
     assert json.loads((tmp_path / "work/ablation.json").read_text())["rows"] == rows

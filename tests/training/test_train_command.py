@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import models
 import vispec
-from killing import run_and_kill
+from killing import PATIENCE, run_and_kill
 from tiny_pair import save_tiny_pair
 from vispec.cli import main
 from vispec.pair.pretrained import Pair, load_pair
@@ -152,9 +151,7 @@ def test_same_command_again_does_nothing_anew(
         return {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
 
     before = files()
-    start = time.monotonic()
     assert main(command(user_files, undisturbed)) == 0
-    assert time.monotonic() - start < 10
     steps = log_of(undisturbed)[-1]["step"]
     assert f"step {steps} of {steps}\n" in capfd.readouterr().out
     assert files() == before
@@ -184,7 +181,7 @@ def test_two_processes(user_files: Path, tmp_path: Path, undisturbed: Path) -> N
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "vispec"]
     arguments = command(user_files, tmp_path / "out", device=None)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([*launch, *arguments], check=True, timeout=110, env=environment, cwd=tmp_path)
+    subprocess.run([*launch, *arguments], check=True, timeout=PATIENCE, env=environment, cwd=tmp_path)
     for ours, expected in zip(log_of(tmp_path / "out"), log_of(undisturbed), strict=True):
         assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-3)
     assert_lossless(user_files, load_result(user_files, tmp_path / "out"))
@@ -345,7 +342,7 @@ def test_missing_package_is_named(user_files: Path, tmp_path: Path, package: str
     arguments = command(user_files, tmp_path / "out")
     code = f"import sys; sys.modules[{package!r}] = None; from vispec.cli import main; sys.exit(main({arguments}))"
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert run.returncode == 1
     assert run.stderr.startswith("vispec train: ")
