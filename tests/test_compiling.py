@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaForCausalLM
 
 import vispec
 from families import TABLE
@@ -52,6 +53,32 @@ def test_same_text(family: str) -> None:
     if family in IN_CI:
         assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= GRAPHS
         assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.parametrize("family", TABLE)
+def test_every_family_is_one_graph(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced, and run as it is."""
+    monkeypatch.setattr(torch, "compile", partial(COMPILE, backend="eager"))
+    model, draft = make_pair(family)
+    layout = "one image" if family_of(model).images is not None else "text"
+    inputs = make_prompt(model, layout, random.Random(6))
+    assert_same_text(model, draft, inputs, TreeConfig(), compile=True, max_new_tokens=LENGTH)
+
+
+def test_more_than_one_graph_is_refused() -> None:
+    class Breaking(LlamaForCausalLM):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            torch._dynamo.graph_break()
+            return super().forward(*args, **kwargs)
+
+    model, draft = make_pair("llama")
+    model.__class__ = Breaking
+    ids = torch.tensor([[5, 9, 14]])
+    plain = model.generate(ids, max_new_tokens=LENGTH)
+    words = r"compile: expected a model that torch.compile can trace as one graph, got Breaking \(.*\); leave it out"
+    with pytest.raises(NotImplementedError, match=words):
+        vispec.generate(model, draft, ids, compile=True, max_new_tokens=LENGTH)
+    assert torch.equal(vispec.generate(model, draft, ids, max_new_tokens=LENGTH), plain)
 
 
 def test_batches_draws_and_hidden_states(llava: Pair) -> None:

@@ -26,7 +26,7 @@ def run_compiled(model: PreTrainedModel, locals_: tuple[Local[Any], ...], **kwar
     What was compiled is kept while the model lives.
 
     Raises:
-        torch._dynamo.exc.Unsupported: it is more than one graph.
+        NotImplementedError: it is more than one graph.
     """
     if model not in _compiled:
         # code of its own, since torch counts graphs, and stops at some, by code
@@ -34,7 +34,14 @@ def run_compiled(model: PreTrainedModel, locals_: tuple[Local[Any], ...], **kwar
         has_limit = "recompile_limit" in inspect.signature(torch.compile).parameters
         limit: dict[str, Any] = {"recompile_limit": MOST_GRAPHS} if has_limit else {}
         _compiled[model] = torch.compile(own, fullgraph=True, dynamic=True, **limit)
-    return _compiled[model](model, locals_, tuple(local.here.get() for local in locals_), kwargs)
+    try:
+        return _compiled[model](model, locals_, tuple(local.here.get() for local in locals_), kwargs)
+    except torch._dynamo.exc.Unsupported as error:
+        reason = str(error).partition("\n")[0]
+        raise NotImplementedError(
+            f"compile: expected a model that torch.compile can trace as one graph, got {type(model).__name__} "
+            f"({reason}); leave it out"
+        ) from error
 
 
 def _forward(model: PreTrainedModel, locals_: tuple[Local[Any], ...], values: tuple[Any, ...], kwargs: Any) -> Any:
