@@ -93,7 +93,8 @@ def main() -> None:
         rows.append(measure(pair, size, arguments.rounds))
         print(json.dumps(rows[-1]), flush=True)
     facts = {**facts_of_pair(pair), **facts_of_run(pair.model, "auto")}
-    result = {"command": f"python benchmarks/batches.py --rounds {arguments.rounds} --output FILE", **facts, "rows": rows}
+    command = f"python benchmarks/batches.py --rounds {arguments.rounds} --output FILE"
+    result = {"command": command, **facts, "rows": rows}
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
