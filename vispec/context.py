@@ -16,8 +16,8 @@ class Local(Generic[T]):
     """A value of this context, as a ContextVar holds one; None outside of `holding`.
 
     torch.compile cannot trace a ContextVar. What we compile gets the values as arguments and sets `traced` while it is
-    traced (`vispec.compiling`): no compiled code of ours ever reads or writes it. Where someone else compiled the
-    target, the ContextVar is asked, which breaks that graph.
+    traced (`vispec.compiling`); outside of a trace that is None, so other threads' compiled code never sees a value.
+    Where someone else compiled the target, the ContextVar is asked, which breaks that graph.
     """
 
     def __init__(self, name: str) -> None:
