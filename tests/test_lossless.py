@@ -37,8 +37,9 @@ def test_same_text_of_10000_prompts(family: str) -> None:
 @pytest.mark.release
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("family", TABLE)
-def test_same_text_of_100_prompts_in_half_precision(family: str, dtype: torch.dtype) -> None:
-    check_prompts(family, dtype, count=100, seed=2, longest=512)
+def test_same_text_of_20_prompts_in_half_precision(family: str, dtype: torch.dtype) -> None:
+    """With -v the run tells how many of them were near ties, by family: the README's figures."""
+    check_prompts(family, dtype, count=20, seed=2, longest=256)
 
 
 def test_nodes_that_look_like_image_placeholders_are_text() -> None:
