@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from transformers import BatchFeature
 import vispec
 from vispec.auto import CANDIDATES
 from vispec.draft.checkpoint import Draft
+from vispec.machine import cpu_name
 from vispec.pair.dataset import make_sample
 from vispec.pair.pretrained import Pair
 from vispec.pair.write_requests import LONG
@@ -172,7 +172,7 @@ def run_facts(arguments: argparse.Namespace, setup: Setup, script: str) -> dict[
     )
     return {
         "command": f"python {script} {told} --trees {' '.join(map(name_of, arguments.trees))}",
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -149,13 +149,15 @@ class Plots:
         lanes = [lane for lane in (*LANES, OTHER) if any(span.lane == lane for span in cycle)]
         figure = Figure(figsize=(11, 1.8 + 0.5 * len(lanes)))
         ax = figure.subplots()
-        whole = cycle[-1].end
+        whole, before = cycle[-1].end, -cycle[-1].end
         for stage, shade in STAGE_SHADES.items():
             spans = [span for span in cycle if span.stage == stage]
             if spans:
                 start, end = spans[0].start, spans[-1].end
                 ax.axvspan(start, end, color=shade, linewidth=0)
-                self._name_stage(ax, f"{stage} {end - start:.2f} ms", start, end, whole)
+                extent = (start / whole, end / whole)
+                self._name_stage(ax, f"{stage} {end - start:.2f} ms", extent, is_close=start - before < 0.1 * whole)
+                before = start
         for place, lane in enumerate(lanes):
             bars = [(span.start, span.end - span.start) for span in cycle if span.lane == lane]
             colour = (OURS[0], OURS[1], OURS[4], MUTED)[place]
@@ -168,12 +170,21 @@ class Plots:
         _bare(ax, grid=None)
         return self._write(figure, "timeline", f"One cycle: {about}")
 
-    def _name_stage(self, ax: Axes, text: str, start: float, end: float, whole: float) -> None:
-        """In the middle of a wide stage; above the edge of a narrow one, towards the middle of the picture."""
-        if end - start > 0.12 * whole:
-            ax.text((start + end) / 2, -0.75, text, fontsize=9, ha="center", color=INK)
+    def _name_stage(self, ax: Axes, text: str, extent: tuple[float, float], is_close: bool) -> None:
+        """In the middle of a wide stage; above the edge of a narrow one, towards the middle of the picture.
+
+        Args:
+            extent: start and end, 0 to 1.
+            is_close: to the start of the one before: its name may still be there, so this one goes above it.
+        """
+        start, end = extent
+        style: dict[str, Any] = {"fontsize": 9, "color": INK, "transform": ax.transAxes}
+        if end - start > 0.12:
+            ax.text((start + end) / 2, 0.93, text, ha="center", **style)
         else:
-            ax.text(start, -1.1, text, fontsize=9, ha="left" if start < whole / 2 else "right", color=INK)
+            height = 1.1 if is_close else 1.02
+            side = "left" if start < 0.5 else "right"
+            ax.text(start, height, text, ha=side, **style)
 
     def _named(self, method: str, temperature: float) -> str:
         return f"{method}, T = {temperature:g}" if len(self.temperatures) > 1 else method
