@@ -81,6 +81,7 @@ def generate(
             second with this draft, device and text, down to no tree at all. Speed alone depends on it, not the text.
         compile: Run verification as one graph of torch.compile. Its first cycles take half a minute or more; what was
             compiled is kept while the model lives. Texts are the same up to near ties: it rounds as a compiled model.
+            While torch compiles, no other thread should run a transformers model: that is not thread-safe then.
         generate_kwargs: As for `model.generate`, and `generator`, a torch.Generator: with `do_sample`, one draw from it
             (or else from torch's own) is the call's seed. What follows from a seed is the same with any draft and tree.
             `past_key_values` may be the cache that an earlier call returned: it is extended in place, nothing in it is
