@@ -161,11 +161,11 @@ def test_a_model_that_its_user_compiled(llava: Pair) -> None:
         assert torch.equal(vispec.generate(model, draft, inputs, compile=compile, max_new_tokens=LENGTH), plain)
 
 
+@torch._dynamo.config.patch(recompile_limit=4)  # its own is 8
 def test_more_graphs_than_torch_keeps_of_itself(
     set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One for each number of threads, among others."""
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 4)  # its own is 8
     model, draft = make_pair("llama")
     inputs = make_prompt(model, "text", random.Random(5))
     plain = model.generate(**inputs, max_new_tokens=LENGTH)
