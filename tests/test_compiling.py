@@ -52,7 +52,6 @@ def test_same_text(family: str) -> None:
             assert_same_text(model, draft, inputs, tree, compile=True, max_new_tokens=LENGTH)
     if family in IN_CI:
         assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= GRAPHS
-        assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.parametrize("family", TABLE)
@@ -152,7 +151,7 @@ def test_other_threads_meanwhile(llava: Pair, monkeypatch: pytest.MonkeyPatch) -
     assert done == ["while compiling", "while running"]
 
 
-def test_a_model_that_its_user_compiled(llava: Pair) -> None:
+def test_a_model_that_its_user_compiled() -> None:
     model, draft = make_pair("llama")
     inputs = make_prompt(model, "text", random.Random(4))
     plain = model.generate(**inputs, max_new_tokens=LENGTH)
@@ -193,7 +192,7 @@ def test_refused(llava: Pair, tmp_path: Path) -> None:
     with refused(model, TypeError, "compile: expected True or False, got str"):
         vispec.generate(model, draft, ids, compile="max-autotune")
     hook = model.lm_head.register_forward_hook(lambda *args: None)
-    words = "compile: lm_head has a forward hook, which torch may compile away; leave it out"
+    words = "compile: lm_head has a forward hook, which would not be called; leave it out"
     with pytest.raises(NotImplementedError, match=words):
         vispec.generate(model, draft, ids, compile=True)
     hook.remove()

@@ -12,8 +12,6 @@ import torch
 from transformers import PreTrainedModel
 
 from vispec.context import Local
-from vispec.placement import hooked_module, is_placed
-from vispec.processes import processes_of
 
 MOST_GRAPHS = 64  # of a model: for one text or several, trees or single tokens, hidden states, threads, grad modes, ...
 
@@ -53,16 +51,3 @@ def _forward(model: PreTrainedModel, locals_: tuple[Local[Any], ...], values: tu
     for local in locals_:
         local.traced = None
     return output
-
-
-def why_not_compiled(model: PreTrainedModel) -> str | None:
-    """Why passes of this target are not compiled, or None."""
-    if processes_of(model).are_several:
-        return "the target is split over processes"
-    if getattr(model, "is_quantized", False):
-        return "the target is quantised, which was never tried"
-    placed = next((name for name, module in model.named_modules() if is_placed(module)), None)
-    if placed is not None:
-        return f"{placed or 'the target'} is offloaded or dispatched by accelerate"
-    hooked = hooked_module(model)
-    return None if hooked is None else f"{hooked} has a forward hook, which torch may compile away"

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vispec.placement import hooked_module
-from vispec.processes import processes_of
+from vispec.placement import why_not_recorded
 
 # fields of text configs with experts, whose choice of experts makes the host wait
 EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -139,21 +138,17 @@ def why_not(model: PreTrainedModel) -> str | None:
     """Why cycles of this target are not captured, or None."""
     if not _enabled:
         return "vispec.graphs.no_capture"
-    if processes_of(model).are_several:
-        return "the target is split over processes, which wait for each other"
-    if getattr(model, "is_quantized", False):
-        return "the target is quantised, which was never tried in a graph"
+    reason = why_not_recorded(model)
+    if reason is not None:
+        return reason
     config = model.config.get_text_config()
     experts = next((name for name in EXPERT_FIELDS if getattr(config, name, None)), None)
     if experts is not None:
         return f"the target has experts ({experts}), the host waits for their choice"
-    for name, module in model.named_modules():
-        if hasattr(module, "_hf_hook"):
-            return f"{name or 'the target'} is offloaded or dispatched by accelerate"
-        if type(module).__module__.startswith("peft."):
-            return f"{name} has an adapter, which may be switched between two cycles"
-    hooked = hooked_module(model)
-    return None if hooked is None else f"{hooked} has a forward hook, which a replay would not call"
+    adapted = next(
+        (name for name, module in model.named_modules() if type(module).__module__.startswith("peft.")), None
+    )
+    return None if adapted is None else f"{adapted} has an adapter, which may be switched between two cycles"
 
 
 def fingerprint(model: PreTrainedModel) -> Hashable:

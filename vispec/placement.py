@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vispec.processes import processes_of
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -17,13 +20,26 @@ def is_placed(module: nn.Module) -> bool:
     return hasattr(module, "_hf_hook") or any(hasattr(weight, "device_mesh") for weight in module.parameters())
 
 
-def hooked_module(model: nn.Module) -> str | None:
+def _hooked_module(model: PreTrainedModel) -> str | None:
     """The name of a module with a forward hook, or None; transformers' own, which note hidden states, do not count."""
     for name, module in model.named_modules():
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         if any(getattr(hook, "__module__", None) != "transformers.utils.output_capturing" for hook in hooks):
             return name or "the target"
     return None
+
+
+def why_not_recorded(model: PreTrainedModel) -> str | None:
+    """Why a pass cannot be recorded once and run again, compiled or as a CUDA graph, or None."""
+    if processes_of(model).are_several:
+        return "the target is split over processes"
+    if getattr(model, "is_quantized", False):
+        return "the target is quantised, which was never tried"
+    placed = next((name for name, module in model.named_modules() if hasattr(module, "_hf_hook")), None)
+    if placed is not None:
+        return f"{placed or 'the target'} is offloaded or dispatched by accelerate"
+    hooked = _hooked_module(model)
+    return None if hooked is None else f"{hooked} has a forward hook, which would not be called"
 
 
 def whole_weight(module: nn.Module, name: str = "weight") -> Tensor | None:

@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 from vispec._C import build_info
 from vispec.attention import VERIFICATION, WINDOWS, Verification, switched_attention
 from vispec.cache import CACHE_NAME, TreeCache
-from vispec.compiling import run_compiled, why_not_compiled
+from vispec.compiling import run_compiled
 from vispec.context import Local
 from vispec.families import FAMILIES, PLAIN, TEXT_MODELS, why_unsupported
 from vispec.media import Run, lengths_noted, runs_of
-from vispec.placement import device_of, is_placed, whole_weight
+from vispec.placement import device_of, is_placed, whole_weight, why_not_recorded
 from vispec.processes import check_split, processes_of
 from vispec.tree import Tree
 
@@ -138,7 +138,7 @@ class Target:
 
     def check_compiles(self) -> None:
         """Raise a NotImplementedError where verification is to be compiled and cannot be."""
-        reason = why_not_compiled(self.model) if self.compiles else None
+        reason = why_not_recorded(self.model) if self.compiles else None
         if reason is not None:
             raise NotImplementedError(f"compile: {reason}; leave it out")
 
