@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +27,14 @@ torch.set_num_threads(1)  # tiny models gain nothing from more, and on a busy ma
 def seeded() -> None:
     """What a test draws hangs on no other test."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_warnings() -> Iterator[None]:
+    """Ours are errors: the draft knows all turns, say, unless a test expects otherwise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="vispec:")
+        yield
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,13 +16,7 @@ from models import IMAGE_TOKEN, Pair, make_draft, make_pair
 from refusal import refused
 from vispec.cache import CACHE_NAME
 
-
-@pytest.fixture(autouse=True)
-def no_warnings() -> Iterator[None]:
-    """The draft knows all turns, unless a test says otherwise."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="vispec:")
-        yield
+pytestmark = pytest.mark.usefixtures("no_warnings")
 
 
 @pytest.fixture(scope="module")

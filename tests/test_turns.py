@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-import warnings
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -30,12 +28,7 @@ FAMILIES = (*sorted(BUILDERS), "gemma3", "granite4_vision", "idefics3", "qwen2_v
 OTHERS = sorted(set(TABLE) - {*FAMILIES, "paligemma", "paligemma2", "perception_lm"})
 
 
-@pytest.fixture(autouse=True)
-def no_warnings() -> Iterator[None]:
-    """The draft knows all turns, unless a test says otherwise."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="vispec:")
-        yield
+pytestmark = pytest.mark.usefixtures("no_warnings")
 
 
 @pytest.fixture(scope="module")
