@@ -12,7 +12,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 import vispec
+from vispec.bench.summary import spread
 from vispec.machine import facts_of_pair, facts_of_run
 from vispec.pair.dataset import make_sample
 from vispec.pair.pretrained import Pair, load_pair
@@ -70,14 +71,9 @@ def measure(pair: Pair, size: int, rounds: int) -> dict[str, Any]:
     return {
         "batch_size": size,
         "seconds": {name: statistics.median(times) for name, times in seconds.items()},
-        "speed_up": {name: quartiles(ratios[name]) for name in TREES},
+        "speed_up": {name: spread(ratios[name]) for name in TREES},
         "same_text": {name: torch.equal(texts[name], texts[PLAIN]) for name in TREES},
     }
-
-
-def quartiles(values: Sequence[float]) -> list[float]:
-    """Lower quartile, median, upper quartile."""
-    return [round(value, 3) for value in statistics.quantiles(values, n=4, method="inclusive")]
 
 
 def main() -> None:
