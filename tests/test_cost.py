@@ -41,8 +41,9 @@ def test_context_and_rows() -> None:
     short, long = (target_work(config, 8, context, 2) for context in (100, 300))
     assert long.bytes - short.bytes == 2 * layers * 200 * layer.kv_size
     assert long.flops - short.flops == layers * 4 * 8 * 200 * layer.q_size
-    copied = plain_work(config, 100, 2).bytes - target_work(config, 1, 100, 2).bytes
-    assert copied == 2 * 2 * layers * 100 * layer.kv_size
+    assert plain_work(config, 100, 2) == replace(
+        target_work(config, 1, 100, 2), copied=2 * layers * 100 * layer.kv_size
+    )
 
 
 def test_weights_of_the_draft() -> None:
@@ -69,18 +70,22 @@ def test_experts_are_refused() -> None:
 
 def test_rates() -> None:
     work = Work(bytes=200.0, flops=30.0, layers=1)
-    assert Rates(bandwidth=100.0, flops=10.0, overlaps=True).seconds(work) == 3.0
-    assert Rates(bandwidth=100.0, flops=10.0, overlaps=False).seconds(work) == 5.0
+    assert Rates(bandwidth=100.0, copying=1.0, flops=10.0, overlaps=True).seconds(work) == 3.0
+    assert Rates(bandwidth=100.0, copying=1.0, flops=10.0, overlaps=False).seconds(work) == 5.0
+    copies = replace(work, copied=20.0)
+    assert Rates(bandwidth=100.0, copying=10.0, flops=10.0, overlaps=True).seconds(copies) == 5.0
+    assert (copies + copies).copied == (copies * 2).copied == 40.0
 
 
 def test_predictions_follow_from_the_numbers() -> None:
     model = make_target("llama")
     config = make_draft(model).config
-    rates = Rates(bandwidth=1e9, flops=1e15, overlaps=True)
+    rates = Rates(bandwidth=1e9, copying=1e8, flops=1e15, overlaps=True)
     costs = CostModel(model.config, config, 4, rates, plain_layer=2.0, verify_layer=3.0, draft_layer=5.0, rest=7.0)
     layers = model.config.num_hidden_layers
     plain, cycle = costs.plain(50), costs.cycle(TREE, 50, 20)
-    assert plain == pytest.approx(plain_work(model.config, 50, 4).bytes / 1e9 + 2.0 * layers)
+    work = plain_work(model.config, 50, 4)
+    assert plain == pytest.approx(work.bytes / 1e9 + work.copied / 1e8 + 2.0 * layers)
     assert cycle.verify == pytest.approx(target_work(model.config, 8, 50, 4).bytes / 1e9 + 3.0 * layers)
     assert cycle.draft == pytest.approx(draft_work(config, TREE, 20, 4).bytes / 1e9 + 5.0 * 3)
     assert cycle.cycle == cycle.draft + cycle.verify + 7.0
@@ -94,6 +99,7 @@ def test_calibration_reproduces_what_it_measured() -> None:
     inputs = make_prompt(model, "one image", random.Random(0))
     costs = calibrate(model, make_draft(model), inputs, draft_context=5)
     assert costs.rates.bandwidth > 0
+    assert costs.rates.copying > 0
     assert costs.rates.flops > 0
     assert costs.plain(50) > 0
     small, large = costs.cycle(TREE, 50, 10), costs.cycle(TreeConfig(4, 8, 60), 50, 10)

@@ -16,13 +16,14 @@ from transformers import PreTrainedModel
 
 import vispec
 from vispec.arrivals import Arrivals
-from vispec.cost import CostModel, Rates, draft_work, plain_work, target_work
+from vispec.cost import CostModel, Rates, draft_work, plain_work, target_layer, target_work
 from vispec.draft.checkpoint import Draft
 from vispec.tree import TreeConfig
 
 SMALLEST = TreeConfig(1, 2, 4)  # the tree that is calibrated with
 CALIBRATION_TOKENS, ROUNDS, CALLS = 24, 4, 15
 MOST_BYTES = 1 << 30  # of the matrices that rates are measured with: those of a small model stay in a cache
+CACHED_ROWS = 1024  # that the rate of copying is measured with
 ROWS = {"cpu": 32, "cuda": 4096}  # that the rate of calculating is measured with: see `Rates`
 
 
@@ -104,7 +105,7 @@ def _gaps(times: Sequence[float]) -> list[float]:
 
 @torch.no_grad()
 def measure_rates(model: PreTrainedModel) -> Rates:
-    """Of the model's device, by matrices of its own sizes and dtype, as many as its weights take."""
+    """Of the model's device, by matrices and caches of its own sizes and dtype, as many as the model has."""
     config, device, dtype = model.config.get_text_config(), model.device, model.dtype
     hidden, inner = config.hidden_size, config.intermediate_size
     size = min(MOST_BYTES, model.num_parameters() * dtype.itemsize)
@@ -120,7 +121,23 @@ def measure_rates(model: PreTrainedModel) -> Rates:
     overlaps = device.type == "cuda"
     flops = 2 * count * hidden * inner * (len(rows) if overlaps else len(rows) - 1)
     bandwidth = matrices.numel() * dtype.itemsize / reading
-    return Rates(bandwidth, flops / (calculating if overlaps else max(calculating - reading, 1e-9)), overlaps)
+    copying = _measure_copying(config, device, dtype)
+    return Rates(bandwidth, copying, flops / (calculating if overlaps else max(calculating - reading, 1e-9)), overlaps)
+
+
+def _measure_copying(text_config: Any, device: torch.device, dtype: torch.dtype) -> float:
+    """Bytes of keys and values a second that a cache is copied with when it grows."""
+    kv_size = target_layer(text_config).kv_size
+    size = CACHED_ROWS * kv_size * dtype.itemsize
+    count = max(1, min(text_config.num_hidden_layers, MOST_BYTES // size))
+    row = torch.zeros(1, kv_size // 2, device=device, dtype=dtype)
+    caches = [torch.zeros(CACHED_ROWS, kv_size // 2, device=device, dtype=dtype) for _ in range(2 * count)]
+
+    def grow() -> None:
+        for index, cache in enumerate(caches):
+            caches[index] = torch.cat((cache[:CACHED_ROWS], row))
+
+    return count * size / _seconds(grow, device)
 
 
 def _seconds(call: Callable[[], Any], device: torch.device) -> float:

@@ -2,8 +2,9 @@
 
 A pass over few rows reads each weight and each cached key and value once, whatever the rows are, and calculates with
 all of them for each row. To the time of both comes a fixed cost for each layer that is run: the host's, or a kernel's
-launch. Rates are measured by products of matrices; fixed costs are what is left over in two short texts, one decoded
-plainly and one with a small tree (`vispec.calibration`). All else is predicted: other trees, other lengths of text.
+launch. Rates are measured by products of matrices and copies of a cache; fixed costs are what is left over in two short
+texts, one decoded plainly and one with a small tree (`vispec.calibration`). All else is predicted: other trees, other
+lengths of text.
 """
 
 from __future__ import annotations
@@ -18,17 +19,30 @@ from vispec.tree import TreeConfig
 
 @dataclass(frozen=True)
 class Work:
-    """What some passes read and calculate; `layers` counts layers that are run, each pass anew."""
+    """What some passes read and calculate.
+
+    Args:
+        bytes: read.
+        flops: calculated.
+        layers: that are run, each pass anew.
+        copied: bytes of caches that are written anew to append to them.
+    """
 
     bytes: float = 0.0
     flops: float = 0.0
     layers: int = 0
+    copied: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.bytes + other.bytes, self.flops + other.flops, self.layers + other.layers)
+        return Work(
+            self.bytes + other.bytes,
+            self.flops + other.flops,
+            self.layers + other.layers,
+            self.copied + other.copied,
+        )
 
     def __mul__(self, times: int) -> Work:
-        return Work(self.bytes * times, self.flops * times, self.layers * times)
+        return Work(self.bytes * times, self.flops * times, self.layers * times, self.copied * times)
 
 
 @dataclass(frozen=True)
@@ -76,9 +90,9 @@ def target_layer(text_config: Any) -> Layer:
 
 
 def plain_work(text_config: Any, context: int, itemsize: int) -> Work:
-    """A step of transformers' own decoding: its cache is copied for each token, which is read and written."""
-    copied = 2 * target_layer(text_config).kv_size * context * text_config.num_hidden_layers
-    return target_work(text_config, 1, context, itemsize) + Work(copied * itemsize)
+    """A step of transformers' own decoding: its cache is copied for each token."""
+    copied = target_layer(text_config).kv_size * context * text_config.num_hidden_layers
+    return target_work(text_config, 1, context, itemsize) + Work(copied=copied * itemsize)
 
 
 def target_work(text_config: Any, rows: int, context: int, itemsize: int) -> Work:
@@ -103,23 +117,26 @@ def draft_work(config: DraftConfig, tree: TreeConfig, context: int, itemsize: in
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device reads and calculates in a second.
+    """What a device reads, calculates and copies in a second.
 
     Args:
         bandwidth: bytes, of weights that a single row is multiplied with.
+        copying: bytes of a cache that grows by a row, into new memory.
         flops: on a CPU what rows cost beyond the first, as many as a tree has; on a GPU, which so few do not keep busy,
             what many need in all.
         overlaps: a GPU calculates while it reads; on a CPU one comes to the other, nearly.
     """
 
     bandwidth: float
+    copying: float
     flops: float
     overlaps: bool
 
     def seconds(self, work: Work) -> float:
         """Without fixed costs."""
         reading, calculating = work.bytes / self.bandwidth, work.flops / self.flops
-        return max(reading, calculating) if self.overlaps else reading + calculating
+        products = max(reading, calculating) if self.overlaps else reading + calculating
+        return products + work.copied / self.copying
 
 
 @dataclass(frozen=True)

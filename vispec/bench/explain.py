@@ -96,8 +96,8 @@ def show_explained(console: Console, found: Mapping[str, Any]) -> None:
     """As a table."""
     rates = found["rates"]
     table = Table(
-        title=f"Cost model: reads {rates['bandwidth'] / 1e9:.1f} GB/s, calculates {rates['flops'] / 1e9:.0f} GFLOP/s; "
-        "each cell predicted / measured, ms",
+        title=f"Cost model: reads {rates['bandwidth'] / 1e9:.1f} GB/s, copies {rates['copying'] / 1e9:.1f} GB/s of a "
+        f"cache, calculates {rates['flops'] / 1e9:.0f} GFLOP/s; each cell predicted / measured, ms",
         title_justify="left",
         pad_edge=False,
     )
