@@ -104,9 +104,11 @@ def compact_case(batch_size: int, num_nodes: int, layers: Sequence[Layer], seed:
 
 
 def copy_of(case: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Tensors with the same strides on the device."""
+    """Tensors laid out alike on the device, with copies of all that lies around them."""
 
     def move(tensor: Tensor) -> Tensor:
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device).copy_(tensor)
+        size = tensor.untyped_storage().nbytes() // tensor.itemsize
+        around = tensor.as_strided((size,), (1,), 0).to(device, copy=True)
+        return around.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
     return {name: [move(t) for t in value] if isinstance(value, list) else move(value) for name, value in case.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from golden_data import cases, golden
 from vispec.ops import accept_path, accept_path_reference
 
 CASE_NAMES = cases("cycle_")
+Case = tuple[Tensor, Tensor, Tensor]
+Check = Callable[[Case, int], Case]
 
 
-def random_case(batch_size: int, num_nodes: int, seed: int = 0, vocab_size: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+def random_case(batch_size: int, num_nodes: int, seed: int = 0, vocab_size: int = 2) -> Case:
     """Random trees over few tokens: siblings with equal tokens are common, and so are long paths."""
     draw = torch.Generator().manual_seed(seed)
     tokens, targets = (torch.randint(0, vocab_size, (batch_size, num_nodes), generator=draw) for _ in range(2))
@@ -24,25 +27,33 @@ def random_case(batch_size: int, num_nodes: int, seed: int = 0, vocab_size: int 
     return tokens, parents, targets
 
 
-def check(case: tuple[Tensor, Tensor, Tensor], max_depth: int) -> tuple[Tensor, Tensor, Tensor]:
-    outputs = accept_path(*case, max_depth)
-    for ours, reference in zip(outputs, accept_path_reference(*case, max_depth), strict=True):
-        torch.testing.assert_close(ours, reference, rtol=0, atol=0)
-        assert ours.is_contiguous()
-    return outputs
+@pytest.fixture
+def check(device: torch.device) -> Check:
+    """The operator on the device against its reference on the CPU; returns what both say."""
+
+    def run(case: Case, max_depth: int) -> Case:
+        outputs = accept_path(*(tensor.to(device) for tensor in case), max_depth)
+        references = accept_path_reference(*case, max_depth)
+        for ours, reference in zip(outputs, references, strict=True):
+            torch.testing.assert_close(ours.cpu(), reference, rtol=0, atol=0)
+            assert ours.is_contiguous()
+            assert ours.device.type == device.type
+        return references
+
+    return run
 
 
 @pytest.mark.parametrize("max_depth", [0, 1, 4, 255])
 @pytest.mark.parametrize("num_nodes", [1, 2, 30, 63, 64, 65, 256])
 @pytest.mark.parametrize("batch_size", [0, 1, 3, 200])
-def test_accept_path(batch_size: int, num_nodes: int, max_depth: int) -> None:
+def test_accept_path(check: Check, batch_size: int, num_nodes: int, max_depth: int) -> None:
     nodes, num_accepted, _ = check(random_case(batch_size, num_nodes), max_depth)
     assert ((nodes >= 0) & (nodes < num_nodes)).all(), "padding must be valid to gather by"
     if batch_size == 200 and num_nodes > 30 and max_depth > 1:
         assert num_accepted.unique().numel() > 3, "the case itself is too simple"
 
 
-def test_first_of_equal_siblings() -> None:
+def test_first_of_equal_siblings(check: Check) -> None:
     tokens = torch.tensor([[9, 5, 5, 6, 7]])
     parents = torch.tensor([[-1, 0, 0, 1, 2]], dtype=torch.int32)
     nodes, num_accepted, bonus = check((tokens, parents, torch.tensor([[5, 6, 7, 8, 8]])), 4)
@@ -51,7 +62,7 @@ def test_first_of_equal_siblings() -> None:
     assert bonus.tolist() == [8]
 
 
-def test_whole_chain_and_max_depth() -> None:
+def test_whole_chain_and_max_depth(check: Check) -> None:
     tokens = torch.arange(256)[None]
     parents = torch.arange(-1, 255, dtype=torch.int32)[None]
     nodes, num_accepted, bonus = check((tokens, parents, tokens + 1), 255)
@@ -67,7 +78,7 @@ def test_whole_chain_and_max_depth() -> None:
     [[-1, 1, 2, 3], [0, 0, 0, 0], [3, 2, 1, 0], [-1, 2, 1, 2], [-1, 99, -7, 2**31 - 1], [1, 0, 3, 2], [-1, -1, -1, -1]],
     ids=["itself", "rooted in itself", "backwards", "cycle", "out of range", "two cycles", "no edge"],
 )
-def test_malformed_trees_end(parents: list[int]) -> None:
+def test_malformed_trees_end(check: Check, parents: list[int]) -> None:
     """All tokens agree, so only the walk's own rules end it: a child lies behind its parent."""
     same = torch.full((1, 4), 5)
     nodes, num_accepted, bonus = check((same, torch.tensor([parents], dtype=torch.int32), same), 200)
@@ -77,7 +88,7 @@ def test_malformed_trees_end(parents: list[int]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_any_ints_as_parents(seed: int) -> None:
+def test_any_ints_as_parents(check: Check, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     parents = torch.randint(-3, 40, (20, 35), generator=draw, dtype=torch.int32)
     tokens, _, targets = random_case(20, 35, seed)
@@ -109,8 +120,8 @@ def test_equal_bits_at_any_number_of_threads(set_threads) -> None:
     assert all(torch.equal(a, b) for a, b in zip(accept_path(*case, 8), expected, strict=True))
 
 
-def test_opcheck_and_compile() -> None:
-    case = random_case(3, 30)
+def test_opcheck_and_compile(device: torch.device) -> None:
+    case = [tensor.to(device) for tensor in random_case(3, 30)]
     torch.library.opcheck(torch.ops.vispec.accept_path.default, (*case, 4))
     compiled = torch.compile(accept_path, fullgraph=True, backend="aot_eager")
     for ours, eager in zip(compiled(*case, 4), accept_path(*case, 4), strict=True):
@@ -151,7 +162,7 @@ def test_errors(change: dict, message: str) -> None:
 
 @pytest.mark.release
 @pytest.mark.parametrize("seed", range(300))
-def test_sweep(seed: int) -> None:
+def test_sweep(check: Check, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     batch_size, num_nodes, vocab_size, max_depth = (
         int(torch.randint(1, limit, (), generator=draw)) for limit in (6, 257, 6, 40)

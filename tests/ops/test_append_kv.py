@@ -11,6 +11,7 @@ import torch
 
 from kv_cases import wide_cache
 from numerics import assert_same_bits
+from operator_cases import copy_of
 from vispec.ops import append_kv, append_kv_reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -27,15 +28,6 @@ def append_case(
     return {"k": k, "v": v, "k_cache": k_cache, "v_cache": v_cache, "cache_len": cache_len}
 
 
-def to_device(case: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Copies on the device, with the same strides."""
-    moved = {}
-    for name, tensor in case.items():
-        moved[name] = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-        moved[name].copy_(tensor)
-    return moved
-
-
 @pytest.mark.parametrize("head_dim", [1, 7, 64, 128, 256])
 @pytest.mark.parametrize("num_nodes", [0, 1, 5, 64])
 @pytest.mark.parametrize(("batch_size", "num_heads"), [(0, 2), (1, 1), (2, 3), (3, 2)])
@@ -44,7 +36,7 @@ def test_append_kv(
     device: torch.device, dtype: torch.dtype, batch_size: int, num_heads: int, num_nodes: int, head_dim: int
 ) -> None:
     case = append_case(dtype, batch_size, num_heads, num_nodes, head_dim)
-    ours = to_device(case, device)
+    ours = copy_of(case, device)
     append_kv(**ours)
     append_kv_reference(**case)
     for name, expected in case.items():
@@ -66,7 +58,7 @@ def test_contiguous_slab_and_broadcast_source(device: torch.device) -> None:
 
 def test_k_and_v_with_strides_of_their_own(device: torch.device) -> None:
     """Models that put rotated keys together anew, but not values, leave them laid out differently."""
-    case = to_device(append_case(torch.float32, 2, 3, 5, 16), device)
+    case = copy_of(append_case(torch.float32, 2, 3, 5, 16), device)
     case["v"] = case["v"].transpose(1, 2).contiguous().transpose(1, 2)
     assert case["v"].stride() != case["k"].stride()
     expected = {name: tensor.clone() for name, tensor in case.items()}
@@ -88,7 +80,7 @@ def test_threads_copy_the_same(set_threads: Callable[[int], None]) -> None:
 
 
 def test_opcheck_and_compile(device: torch.device) -> None:
-    case = to_device(append_case(torch.float16, 2, 3, 5, 16), device)
+    case = copy_of(append_case(torch.float16, 2, 3, 5, 16), device)
     torch.library.opcheck(torch.ops.vispec.append_kv.default, tuple(case.values()))
     eager = {name: tensor.clone() for name, tensor in case.items()}
     append_kv(**eager)

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from golden_data import cases, golden
-from operator_cases import random_candidates
+from operator_cases import Candidates, random_candidates
 from vispec.ops import build_tree, build_tree_reference
 
 CASE_NAMES = cases("tree_")
+Check = Callable[[Candidates, int], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
-def check(case: tuple[Tensor, Tensor, Tensor, Tensor], num_nodes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    outputs = build_tree(*case, num_nodes)
-    for ours, reference in zip(outputs, build_tree_reference(*case, num_nodes), strict=True):
-        torch.testing.assert_close(ours, reference, rtol=0, atol=0)
-        assert ours.is_contiguous()
-    return outputs
+@pytest.fixture
+def check(device: torch.device) -> Check:
+    """The operator on the device against its reference on the CPU; returns what both say."""
+
+    def run(case: Candidates, num_nodes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        outputs = build_tree(*(tensor.to(device) for tensor in case), num_nodes)
+        references = build_tree_reference(*case, num_nodes)
+        for ours, reference in zip(outputs, references, strict=True):
+            torch.testing.assert_close(ours.cpu(), reference, rtol=0, atol=0)
+            assert ours.is_contiguous()
+            assert ours.device.type == device.type
+        return references
+
+    return run
 
 
 @pytest.mark.parametrize("levels", [None, 4, 1], ids=["distinct", "ties", "integers"])
 @pytest.mark.parametrize(("num_candidates", "num_nodes"), [(0, 1), (1, 1), (1, 2), (200, 30), (62, 63), (300, 63)])
 @pytest.mark.parametrize("batch_size", [0, 1, 3])
-def test_build_tree(batch_size: int, num_candidates: int, num_nodes: int, levels: float | None) -> None:
+def test_build_tree(check: Check, batch_size: int, num_candidates: int, num_nodes: int, levels: float | None) -> None:
     check(random_candidates(batch_size, num_candidates, levels=levels), num_nodes)
 
 
 @pytest.mark.parametrize("num_nodes", [64, 65, 128, 129, 256])
-def test_mask_words(num_nodes: int) -> None:
+def test_mask_words(check: Check, num_nodes: int) -> None:
     """Around the ends of the mask's words; each row is its parent's row and the node itself."""
     _, parents, depths, ancestors = check(random_candidates(2, 520, seed=num_nodes), num_nodes)
     assert ancestors.shape == (2, num_nodes, (num_nodes + 63) // 64)
@@ -53,19 +63,19 @@ def test_chain_of_256_nodes() -> None:
 
 
 @pytest.mark.parametrize("score", [0.0, -0.0, -1.5, -torch.inf, torch.nan])
-def test_equal_scores_keep_the_first_candidates(score: float) -> None:
+def test_equal_scores_keep_the_first_candidates(check: Check, score: float) -> None:
     _, tokens, scores, parents = random_candidates(1, 100)
     kept, *_ = check((torch.tensor([7]), tokens, torch.full_like(scores, score), parents), 40)
     assert kept[0].tolist() == [7, *tokens[0, :39].tolist()]
 
 
-def test_zeros_of_either_sign_are_equal() -> None:
+def test_zeros_of_either_sign_are_equal(check: Check) -> None:
     scores = torch.tensor([[-0.0, 0.0, -0.0, 0.0]])
     case = (torch.tensor([7]), torch.arange(4)[None], scores, torch.full((1, 4), -1, dtype=torch.int32))
     assert check(case, 3)[0].tolist() == [[7, 0, 1]]
 
 
-def test_nan_and_minus_infinity_come_last() -> None:
+def test_nan_and_minus_infinity_come_last(check: Check) -> None:
     scores = torch.tensor([[-1.0, torch.nan, -torch.inf, -3.0, torch.nan, -2.0]])
     case = (torch.tensor([7]), torch.arange(6)[None], scores, torch.full((1, 6), -1, dtype=torch.int32))
     assert check(case, 4)[0].tolist() == [[7, 0, 3, 5]]
@@ -127,8 +137,8 @@ def test_equal_bits_at_any_number_of_threads(set_threads) -> None:
     assert all(torch.equal(a, b) for a, b in zip(build_tree(*case, 64), expected, strict=True))
 
 
-def test_opcheck_and_compile() -> None:
-    case = random_candidates(2, 100)
+def test_opcheck_and_compile(device: torch.device) -> None:
+    case = [tensor.to(device) for tensor in random_candidates(2, 100)]
     torch.library.opcheck(torch.ops.vispec.build_tree.default, (*case, 66))
     compiled = torch.compile(build_tree, fullgraph=True, backend="aot_eager")
     for ours, eager in zip(compiled(*case, 66), build_tree(*case, 66), strict=True):
@@ -160,7 +170,7 @@ def test_errors(change: dict, message: str) -> None:
 
 @pytest.mark.release
 @pytest.mark.parametrize("seed", range(300))
-def test_sweep(seed: int) -> None:
+def test_sweep(check: Check, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     batch_size, num_candidates, num_nodes, levels = (
         int(torch.randint(1, limit, (), generator=draw)) for limit in (6, 700, 257, 12)

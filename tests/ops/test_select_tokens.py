@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from operator_cases import OPTION_DTYPES, random_case
+from operator_cases import OPTION_DTYPES, copy_of, random_case
 from operator_cases import random_logits as logits_of
 from vispec import _C
 from vispec.ops import select_tokens, select_tokens_reference
@@ -20,14 +21,24 @@ from vispec.ops.select_tokens import philox
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 VOCAB_SIZES = [1, 3, 63, 64, 65, 160, 1000, 4099]  # around blocks of 64 tokens and words of 32 bits
 
+Check = Callable[[Tensor, dict[str, Any]], Tensor]
+
 random_logits = partial(logits_of, wide=True)
 
 
-def check(logits: Tensor, case: dict[str, Any]) -> Tensor:
-    selected = select_tokens(logits, **case)
-    torch.testing.assert_close(selected, select_tokens_reference(logits, **case), rtol=0, atol=0)
-    assert selected.is_contiguous()
-    return selected
+@pytest.fixture
+def check(device: torch.device) -> Check:
+    """The operator on the device against its reference on the CPU; returns what both say."""
+
+    def run(logits: Tensor, case: dict[str, Any]) -> Tensor:
+        selected = select_tokens(**copy_of({"logits": logits, **case}, device))
+        reference = select_tokens_reference(logits, **case)
+        torch.testing.assert_close(selected.cpu(), reference, rtol=0, atol=0)
+        assert selected.is_contiguous()
+        assert selected.device.type == device.type
+        return reference
+
+    return run
 
 
 # ---- Argmax ----
@@ -36,7 +47,7 @@ def check(logits: Tensor, case: dict[str, Any]) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("vocab_size", [*VOCAB_SIZES, 1023, 1024, 1025, 32064])
 @pytest.mark.parametrize(("batch_size", "num_nodes"), [(0, 3), (1, 1), (3, 30), (1, 256)])
-def test_argmax(batch_size: int, num_nodes: int, vocab_size: int, dtype: torch.dtype) -> None:
+def test_argmax(check: Check, batch_size: int, num_nodes: int, vocab_size: int, dtype: torch.dtype) -> None:
     logits = random_logits(batch_size, num_nodes, vocab_size, dtype)
     assert torch.equal(check(logits, {}), logits.argmax(-1))
 
@@ -68,20 +79,20 @@ def test_zeros_of_either_sign_are_equal() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
 @pytest.mark.parametrize(("batch_size", "num_nodes"), [(0, 3), (1, 1), (3, 5)])
-def test_plain_draws(batch_size: int, num_nodes: int, vocab_size: int, dtype: torch.dtype) -> None:
+def test_plain_draws(check: Check, batch_size: int, num_nodes: int, vocab_size: int, dtype: torch.dtype) -> None:
     for temperature in (0.1, 1.0, 3.0):
         logits = random_logits(batch_size, num_nodes, vocab_size, dtype)
         check(logits, random_case(batch_size, num_nodes, vocab_size, temperature=temperature))
 
 
 @pytest.mark.parametrize("num_nodes", [63, 64, 65, 256])
-def test_tree_sizes(num_nodes: int) -> None:
+def test_tree_sizes(check: Check, num_nodes: int) -> None:
     check(random_logits(1, num_nodes, 100), random_case(1, num_nodes, 100, temperature=1, repetition_penalty=1.5))
 
 
 @pytest.mark.parametrize(("temperature", "repetition_penalty"), [(0.0, 0.7), (0.0, 1.3), (0.6, 1.3), (1.0, 1.0)])
 @pytest.mark.parametrize("vocab_size", [65, 300])
-def test_filters_together(vocab_size: int, temperature: float, repetition_penalty: float) -> None:
+def test_filters_together(check: Check, vocab_size: int, temperature: float, repetition_penalty: float) -> None:
     logits = random_logits(2, 3, vocab_size)
     for top_k, top_p, min_p in itertools.product((0, 1, 20, 2000), (0.0, 0.5, 0.95, 1.0), (0.0, 0.1, 1.0)):
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
@@ -89,7 +100,7 @@ def test_filters_together(vocab_size: int, temperature: float, repetition_penalt
 
 
 @pytest.mark.parametrize("absent", ["top_k", "top_p", "min_p", "repetition_penalty"])
-def test_an_absent_option_is_off(absent: str) -> None:
+def test_an_absent_option_is_off(check: Check, absent: str) -> None:
     off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
     on = {"top_k": 30, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.2}
     logits = random_logits(2, 5, 500)
@@ -99,7 +110,7 @@ def test_an_absent_option_is_off(absent: str) -> None:
     assert torch.equal(check(logits, case), expected)
 
 
-def test_each_sequence_has_its_own_options() -> None:
+def test_each_sequence_has_its_own_options(check: Check) -> None:
     logits = random_logits(4, 3, 300)
     case = random_case(4, 3, 300, temperature=1, top_k=0, top_p=1, min_p=0, repetition_penalty=1)
     case["temperature"] = torch.tensor([0.0, 0.5, 1.0, 2.0])
@@ -129,7 +140,7 @@ def test_a_draw_depends_on_seed_row_position_and_logits_alone() -> None:
 
 
 @pytest.mark.parametrize("part", ["positions", "seed", "row"])
-def test_each_part_of_the_key_matters(part: str) -> None:
+def test_each_part_of_the_key_matters(check: Check, part: str) -> None:
     keys = {
         "positions": torch.zeros(64, 1, dtype=torch.int32),
         "seed": torch.zeros(64, dtype=torch.int64),
@@ -142,13 +153,13 @@ def test_each_part_of_the_key_matters(part: str) -> None:
     assert check(flat, high | {"temperature": torch.ones(64)}).unique().numel() > 60
 
 
-def test_row_defaults_to_the_place_in_the_batch() -> None:
+def test_row_defaults_to_the_place_in_the_batch(check: Check) -> None:
     logits = random_logits(5, 2, 300)
     case = random_case(5, 2, 300, temperature=1)
     assert torch.equal(select_tokens(logits, **case), check(logits, case | {"row": torch.arange(5).int()}))
 
 
-def test_odd_logits() -> None:
+def test_odd_logits(check: Check) -> None:
     """In a draw NaN counts as minus infinity, plus infinity as the largest float; a row of nothing gives token 0."""
     logits = torch.randn(1, 6, 300, generator=torch.Generator().manual_seed(0))
     logits[0, 0, ::2] = torch.nan
@@ -166,7 +177,7 @@ def test_odd_logits() -> None:
 
 @pytest.mark.parametrize("top_k", [1, 2, 10, 250])
 @pytest.mark.parametrize("top_p", [0.0, 0.3, 1.0])
-def test_equal_logits_stay_or_go_together(top_k: int, top_p: float) -> None:
+def test_equal_logits_stay_or_go_together(check: Check, top_k: int, top_p: float) -> None:
     """Ties at every boundary."""
     logits = torch.randint(0, 4, (40, 2, 256), generator=torch.Generator().manual_seed(0)).float()
     check(logits, random_case(40, 2, 256, temperature=1, top_k=top_k, top_p=top_p))
@@ -174,7 +185,7 @@ def test_equal_logits_stay_or_go_together(top_k: int, top_p: float) -> None:
     assert flat.unique().numel() > 100, "all 256 equal tokens are kept"
 
 
-def test_a_token_is_penalised_once() -> None:
+def test_a_token_is_penalised_once(check: Check) -> None:
     """It may stand in the history and several times on the path; siblings do not count."""
     tokens = torch.tensor([[3, 3, 5, 6, 3]])
     parents = torch.tensor([[-1, 0, 1, 0, 2]], dtype=torch.int32)
@@ -202,9 +213,10 @@ def test_equal_bits_at_any_number_of_threads(set_threads) -> None:
     assert all(torch.equal(run, runs[0]) for run in runs[1:])
 
 
-def test_opcheck_and_compile() -> None:
-    logits = random_logits(2, 3, 100)
+def test_opcheck_and_compile(device: torch.device) -> None:
+    logits = random_logits(2, 3, 100).to(device)
     case = random_case(2, 3, 100, temperature=1, top_k=5, top_p=0.9, min_p=0.1, repetition_penalty=1.1)
+    case = copy_of(case, device)
     names = ("tokens", "parents", "positions", "seen", *OPTION_DTYPES, "seed", "row")
     compiled = torch.compile(select_tokens, fullgraph=True, backend="aot_eager")
     for arguments in (case, {}):
@@ -294,7 +306,7 @@ def test_no_option_without_temperature(option: str) -> None:
 
 @pytest.mark.release
 @pytest.mark.parametrize("seed", range(200))
-def test_sweep(seed: int) -> None:
+def test_sweep(check: Check, seed: int) -> None:
     """Random sizes, dtypes, ties and options."""
     draw = torch.Generator().manual_seed(seed)
     batch_size, num_nodes, vocab_size, index = (
