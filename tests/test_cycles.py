@@ -50,7 +50,7 @@ class Again:
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Calls keep and replay their cycles, as on a GPU."""
-    monkeypatch.setattr(GENERATE, "borrowed_cycle", partial(cycles.kept_cycle, capture=Again))
+    monkeypatch.setattr(GENERATE, "borrowed_cycle", partial(cycles.kept_cycle, new_capture=lambda: Again))
     monkeypatch.setattr(Again, "count", 0)
     yield
     cycles._kept.clear()
@@ -117,7 +117,7 @@ def test_batches_share_a_kept_cycle(family: str, kept: None) -> None:
 
 def test_rotary_offsets_void_graphs_only_where_their_tensor_is_another() -> None:
     model = make_target("llama")
-    target, replayer = Target(model), Replayer(Again)
+    target, replayer = Target(model), Replayer(lambda: Again)
     trees = (TreeConfig(),)
     cycle = cycles.Cycle(target, make_draft(model).new_drafter(target, trees, 8), trees, 64, 1, replayer)
     voids = []
@@ -232,7 +232,7 @@ def test_a_failed_capture_is_said_once() -> None:
     def capture(work: Callable[[], Tensor]) -> Again:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    replayer = Replayer(capture)
+    replayer = Replayer(lambda: capture)
     with pytest.warns(UserWarning, match="without CUDA graphs, capturing failed: operation not permitted") as caught:
         results = [replayer.run(key, 0, work).item() for key in "aaabbb"]
     assert results == [1, 2, 3, 4, 5, 6]
@@ -246,7 +246,7 @@ def test_each_key_is_captured_once() -> None:
         captured.append(work)
         return Again(work)
 
-    replayer = Replayer(capture)
+    replayer = Replayer(lambda: capture)
     for version, expected in ((0, 2), (0, 2), (1, 4)):
         for key in "abababab":
             replayer.run(key, version, lambda: torch.zeros(1))

@@ -59,7 +59,8 @@ def test_same_text(family: str, dtype: torch.dtype, captured: bool) -> None:
 
 @pytest.mark.parametrize("family", BUILDERS)
 def test_captured_is_uncaptured(family: str) -> None:
-    model, draft = on_gpu(family, torch.bfloat16)
+    """In fp32: a kept cycle's cache is larger, so attention may be split, and rounded, another way."""
+    model, draft = on_gpu(family)
     inputs = prompt_for(model, 0)
     options: dict[str, Any] = {"max_new_tokens": 60, "do_sample": False, "return_dict_in_generate": True}
     captured = vispec.generate(model, draft, inputs, **options)
@@ -69,7 +70,10 @@ def test_captured_is_uncaptured(family: str) -> None:
     assert torch.equal(captured.speculation.num_accepted, plain.speculation.num_accepted)
 
 
-@pytest.mark.parametrize("family", BUILDERS)
+COMPILED = [name if name == "llava" else pytest.param(name, marks=pytest.mark.release) for name in BUILDERS]
+
+
+@pytest.mark.parametrize("family", COMPILED)
 def test_compiled(family: str) -> None:
     """Captured, as one that is not compiled is."""
     model, draft = on_gpu(family)
@@ -134,6 +138,19 @@ def test_kept_cycles_grow_and_return(monkeypatch: pytest.MonkeyPatch) -> None:
         assert_same_text(model, draft, prompt_for(model, seed), TreeConfig(), max_new_tokens=count)
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_the_drafts_cache_grows(family: str) -> None:
+    """A prompt whose image saves the draft fewer rows than the last one's: graphs are void, and captured anew."""
+    model, draft = on_gpu(family)
+    for layout in ("one image", "text", "one image", "text"):
+        inputs = {
+            name: x.to("cuda", model.dtype) if x.is_floating_point() else x.to("cuda")
+            for name, x in make_prompt(model, layout, random.Random(3)).items()
+        }
+        output = assert_same_text(model, draft, inputs, TreeConfig(), max_new_tokens=40)
+        assert output.speculation.seconds["captured"] > 0
+
+
 def test_auto() -> None:
     model, draft = on_gpu("llama")
     assert_same_text(model, draft, prompt_for(model, 0), "auto", max_new_tokens=200)
@@ -141,7 +158,7 @@ def test_auto() -> None:
 
 def test_a_failed_capture_leaves_the_stream_usable() -> None:
     x = torch.ones(4, device="cuda")
-    replayer = Replayer(CudaCapture())
+    replayer = Replayer(CudaCapture)
 
     def reads_back() -> Tensor:
         return x * x.sum().item()
@@ -150,9 +167,10 @@ def test_a_failed_capture_leaves_the_stream_usable() -> None:
         results = [replayer.run("key", 0, reads_back) for _ in range(3)]
     assert all(result.tolist() == [4.0] * 4 for result in results)
     assert not torch.cuda.is_current_stream_capturing()
-    good = Replayer(CudaCapture())
-    for _ in range(3):
-        assert good.run("key", 0, lambda: x + 1).tolist() == [2.0] * 4
+    assert torch.rand(1, device="cuda").item() < 1  # torch's generator is not in a capture either
+    good = Replayer(CudaCapture)
+    for version in (0, 0, 0, 1, 1, 1):
+        assert good.run("key", version, lambda: x + 1).tolist() == [2.0] * 4
 
 
 def test_another_thread_may_allocate_meanwhile() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -61,7 +61,7 @@ def borrowed_cycle(
     if reason is not None:
         warnings.warn(f"vispec: cycles run without CUDA graphs: {reason}", stacklevel=2)
     if target.device.type == "cuda" and reason is None:
-        with kept_cycle(target, draft, trees, batch_size, prompt_length, budget, CudaCapture()) as cycle:
+        with kept_cycle(target, draft, trees, batch_size, prompt_length, budget, CudaCapture) as cycle:
             yield cycle
     else:
         yield new_cycle(target, draft, trees, batch_size, prompt_length, budget)
@@ -83,7 +83,7 @@ def kept_cycle(
     batch_size: int,
     prompt_length: int,
     budget: int,
-    capture: Capture,
+    new_capture: Callable[[], Capture],
 ) -> Iterator[Cycle]:
     """The draft's kept cycle if it fits, else a new one that is kept for the next call."""
     mark = (fingerprint(target.model), target.compiles, tuple(trees), batch_size)
@@ -98,7 +98,7 @@ def kept_cycle(
         spare = max(tree.max_accepted for tree in trees) + 1  # of the cycle that is launched ahead
         capacity = -(-(capacity + spare) // ROWS_MULTIPLE) * ROWS_MULTIPLE
         drafter = draft.new_drafter(borrowed, trees, capacity - prompt_length)
-        cycle = Cycle(borrowed, drafter, trees, capacity, batch_size, Replayer(capture))
+        cycle = Cycle(borrowed, drafter, trees, capacity, batch_size, Replayer(new_capture))
     yield cycle
     _kept[draft] = mark, cycle  # not after an error: who knows its state
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from types import MethodType, TracebackType
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
@@ -226,7 +227,7 @@ class _Accelerator:
             output.speculation = decoded.speculation
             return output
 
-        with target.exclusive():
+        with target.exclusive(), _current(target.device):
             check_verification(target)
             if past is not None and past.num_rows:
                 keywords = past.prepare(target, keywords)
@@ -284,6 +285,11 @@ class _Accelerator:
             return
         with borrowed_cycle(self.target, self.draft, plan.trees, batch_size, length, budget) as cycle:
             yield plan, cycle
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, streams and events are the device's."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _as_int(token: Tensor | None) -> int | None:

@@ -45,12 +45,15 @@ class Graph(Protocol):
 
 Capture = Callable[[Callable[[], Tensor]], Graph]  # goes through the work without doing it
 
+_void: list[torch.cuda.CUDAGraph] = []  # captures that failed: torch's allocator still asks them
+
 
 class Replayer:
     """Runs cycles: the first one of a tree as it is, which warms it up, the second is captured, all others replayed."""
 
-    def __init__(self, capture: Capture) -> None:
-        self.capture = capture
+    def __init__(self, new_capture: Callable[[], Capture]) -> None:
+        self.new_capture = new_capture
+        self.capture = new_capture()
         self.graphs: dict[Hashable, Graph] = {}
         self.warm: set[Hashable] = set()
         self.version: Hashable = None
@@ -89,8 +92,10 @@ class Replayer:
             return self.graphs[key].replay()
 
     def forget(self) -> None:
-        """Drop all graphs and their memory."""
+        """Drop all graphs and their memory; what changed is run once as it is before it is captured again."""
         self.graphs.clear()
+        self.warm.clear()
+        self.capture = self.new_capture()  # a memory pool ends with its last graph
 
 
 @dataclass(frozen=True)
@@ -106,20 +111,33 @@ class CapturedWork:
 
 
 class CudaCapture:
-    """Captures on a stream of its own; all graphs share one memory pool, as they never run at the same time."""
+    """Captures on a stream of its own; its graphs share one memory pool, as they never run at the same time.
+
+    It is of the device that is current when it first captures, and of no use after its last graph is gone.
+    """
 
     def __init__(self) -> None:
         self.pool: Any = None
+        self.stream: torch.cuda.Stream | None = None
 
     def __call__(self, work: Callable[[], Tensor]) -> CapturedWork:
-        if self.pool is None:
-            self.pool = torch.cuda.graph_pool_handle()
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        if self.stream is None:  # one for all: memory is shared among the graphs of a stream
+            self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        self.stream.wait_stream(torch.cuda.current_stream())
         try:
-            with torch.cuda.stream(stream):
+            return self._record(work, self.pool)
+        except BaseException:
+            # torch's random numbers stay in capture mode after a failure; a capture that succeeds ends that
+            with contextlib.suppress(RuntimeError):
+                self._record(lambda: torch.zeros(1, device="cuda"), torch.cuda.graph_pool_handle())
+            raise
+
+    def _record(self, work: Callable[[], Tensor], pool: Any) -> CapturedWork:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self.stream):
+            try:
                 # thread_local: what other threads allocate meanwhile is not forbidden
-                graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 try:
                     output = work()
                 except BaseException:
@@ -127,10 +145,9 @@ class CudaCapture:
                         graph.capture_end()
                     raise
                 graph.capture_end()
-        except BaseException:
-            graph.reset()
-            self.pool = None
-            raise
+            except BaseException:
+                _void.append(graph)
+                raise
         return CapturedWork(graph, output)
 
 
