@@ -89,7 +89,8 @@ def toolkit_includes() -> list[str]:
     nvcc = shutil.which("nvcc")
     if nvcc is not None:
         command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
-        folders = re.findall(r'"-I([^"]+)"', "".join(re.findall(r" INCLUDES=(.*)", call(command).stderr)))
+        flags = "".join(re.findall(r"INCLUDES=(.*)", call(command).stderr))
+        folders = re.findall(r'"(?:-I|-isystem" ")([^"]+)"', flags)
     else:
         folders = wheel_folders("include")
     for header in ("cuda_bf16.h", "crt/host_defines.h", "nv/target"):

@@ -65,8 +65,9 @@ def test_equal_logits_come_in_token_order(device: torch.device, top_k: int) -> N
 
 
 def test_all_equal_logits_and_scores(device: torch.device) -> None:
-    tokens, scores, frontier, *_ = expand_frontier(torch.ones(1, 4, 500, device=device), torch.zeros(1, 4), 6)
-    assert (tokens == torch.arange(6)).all()
+    equal = torch.ones(1, 4, 500, device=device)
+    tokens, scores, frontier, *_ = expand_frontier(equal, torch.zeros(1, 4, device=device), 6)
+    assert (tokens == torch.arange(6, device=device)).all()
     assert (scores == scores[0, 0, 0]).all()
     assert frontier.tolist() == [[0, 1, 2, 3, 4, 5]]
 
@@ -77,7 +78,7 @@ def test_minus_infinity_and_nan_logits_come_last(device: torch.device) -> None:
     masked[:, :, 5:600] = -torch.inf
     poisoned = masked.clone()
     poisoned[:, :, 100:400] = torch.nan
-    scores = torch.rand(2, 3).neg()
+    scores = torch.rand(2, 3).neg().to(device)
     for ours, reference in zip(
         expand_frontier(poisoned, scores, 120), expand_frontier_reference(masked, scores, 120), strict=True
     ):
@@ -90,7 +91,7 @@ def test_row_without_finite_log_sum_exp(device: torch.device, broken: float) -> 
     """Such a row gives the lowest ids with minus infinity; the other rows are as ever."""
     logits = torch.randn(1, 3, 300, generator=torch.Generator().manual_seed(0)).to(device)
     logits[0, 1] = broken
-    scores = torch.tensor([[-1.0, -0.5, -2.0]])
+    scores = torch.tensor([[-1.0, -0.5, -2.0]], device=device)
     tokens, candidates, frontier, _, frontier_scores = expand_frontier(logits, scores, 4)
     assert tokens[0, 1].tolist() == [0, 1, 2, 3]
     assert (candidates[0, 1] == -torch.inf).all()
@@ -101,7 +102,8 @@ def test_row_without_finite_log_sum_exp(device: torch.device, broken: float) -> 
 
 def test_nan_score_counts_as_minus_infinity(device: torch.device) -> None:
     logits = torch.randn(1, 2, 50, generator=torch.Generator().manual_seed(0)).to(device)
-    _, candidates, frontier, _, _ = expand_frontier(logits, torch.tensor([[torch.nan, -1.0]]), 5)
+    scores = torch.tensor([[torch.nan, -1.0]], device=device)
+    _, candidates, frontier, _, _ = expand_frontier(logits, scores, 5)
     assert (candidates[0, 0] == -torch.inf).all()
     assert frontier.tolist() == [[5, 6, 7, 8, 9]]
 
@@ -110,17 +112,18 @@ def test_nan_score_counts_as_minus_infinity(device: torch.device) -> None:
 def test_child_never_outscores_its_parent(device: torch.device, dtype: torch.dtype) -> None:
     """Log-probabilities that round to 0, at scores where rounding would show."""
     logits = torch.zeros(1, 64, 3000, dtype=dtype, device=device)
-    logits[:, torch.arange(64), torch.arange(64) * 7] = torch.linspace(5, 60, 64).to(dtype)
-    scores = -torch.logspace(-8, 3, 64).unsqueeze(0)
+    nodes = torch.arange(64, device=device)
+    logits[:, nodes, nodes * 7] = torch.linspace(5, 60, 64, device=device).to(dtype)
+    scores = -torch.logspace(-8, 3, 64, device=device).unsqueeze(0)
     tokens, candidates, *_ = expand_frontier(logits, scores, 2)
     assert (candidates <= scores.unsqueeze(-1)).all()
     assert (candidates[0, -1, 0] == scores[0, -1]).all()
-    assert (tokens[0, :, 0] == torch.arange(64) * 7).all()
+    assert (tokens[0, :, 0] == nodes * 7).all()
 
 
 def test_large_logits_do_not_overflow(device: torch.device) -> None:
     logits = torch.linspace(-1.5e38, 1.5e38, 1000).view(1, 1, 1000).to(device)
-    tokens, candidates, *_ = expand_frontier(logits, torch.zeros(1, 1), 2)
+    tokens, candidates, *_ = expand_frontier(logits, torch.zeros(1, 1, device=device), 2)
     assert tokens.tolist() == [[[999, 998]]]
     assert candidates[0, 0, 0] == 0
 
