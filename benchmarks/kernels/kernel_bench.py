@@ -86,6 +86,7 @@ def run(
     if flops:
         dtype = max(tensors_of(case), key=Tensor.numel).dtype
         info |= {"flops": flops, "flop_rate": Chosen.mma_rate or product_rate(device.type, threads, dtype)}
+    benchmark.extra_info.update(info)  # before it is timed: what was interrupted is reported, too
     with torch.inference_mode():
         if device.type == "cpu" or waits:
             turn = itertools.cycle(cases)
@@ -94,10 +95,9 @@ def run(
             benchmark.pedantic(call, setup=lambda: ((), next(turn)), rounds=rounds, warmup_rounds=warm_ups)
         else:
             calls = list(itertools.islice(itertools.cycle(cases), max(GRAPH_CALLS, len(cases))))
-            info["calls"] = len(calls)
+            benchmark.extra_info["calls"] = len(calls)
             graph = _graph([partial(function, **one) for one in calls])
             benchmark.pedantic(partial(_finished, graph.replay), rounds=ROUNDS, warmup_rounds=WARM_UPS)
-    benchmark.extra_info.update(info)
 
 
 def _rounds(call: Callable[[], Any]) -> tuple[int, int]:
