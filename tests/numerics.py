@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,3 +25,11 @@ def assert_same_bits(ours: Tensor, expected: Tensor) -> None:
     assert (ours.shape, ours.dtype, ours.device) == (expected.shape, expected.dtype, expected.device)
     integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[ours.element_size()]
     assert torch.equal(ours.contiguous().view(integer), expected.contiguous().view(integer))
+
+
+def assert_equal_on(device: torch.device, outputs: Sequence[Tensor], references: Sequence[Tensor]) -> None:
+    """Contiguous, on the device, and equal to references on the CPU."""
+    for ours, reference in zip(outputs, references, strict=True):
+        torch.testing.assert_close(ours.cpu(), reference, rtol=0, atol=0)
+        assert ours.is_contiguous()
+        assert ours.device.type == device.type

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from golden_data import cases, golden
+from numerics import assert_equal_on
 from operator_cases import Candidates, random_candidates
 from vispec.ops import build_tree, build_tree_reference
 
@@ -24,10 +25,7 @@ def check(device: torch.device) -> Check:
     def run(case: Candidates, num_nodes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         outputs = build_tree(*(tensor.to(device) for tensor in case), num_nodes)
         references = build_tree_reference(*case, num_nodes)
-        for ours, reference in zip(outputs, references, strict=True):
-            torch.testing.assert_close(ours.cpu(), reference, rtol=0, atol=0)
-            assert ours.is_contiguous()
-            assert ours.device.type == device.type
+        assert_equal_on(device, outputs, references)
         return references
 
     return run
