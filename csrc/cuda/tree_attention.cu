@@ -62,10 +62,10 @@ __device__ __forceinline__ void attend(const TreeAttentionLaunch& launch, int be
     wait_for_copies(free_stage < 0 ? stages - 1 : stages - 2);
     __syncthreads();  // the tile is there for all, and the one before it has been read
     if (free_stage >= 0) load(begin + (stages - 1) * S::kKeys, free_stage);
+    if (threadIdx.x < 4) sight.overflowed[(tile + 1) % 2][threadIdx.x] = 0;  // last read before the barrier
     if (sight.masks(begin, S::kKeys)) {
       take_out_overflowed<T, S>(stage, sight.overflowed[tile % 2]);
-      if (threadIdx.x < 4) sight.overflowed[(tile + 1) % 2][threadIdx.x] = 0;  // last read before the barrier
-      __syncthreads();                                                         // the values are finite
+      __syncthreads();  // the values are finite
     }
     if (warp_row<S>() < sight.num_rows) attend_tile<T, S>(launch, begin, stage, sight.overflowed[tile % 2], state);
     stage = stage + S::kStageBytes == ring_end ? S::kRing : stage + S::kStageBytes;

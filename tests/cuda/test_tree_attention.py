@@ -317,6 +317,20 @@ def test_a_node_that_overflowed_reaches_only_those_that_see_it(
             torch.testing.assert_close(there, torch.full_like(there, value), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", HALVES)
+def test_an_overflow_of_one_tile_is_no_matter_of_the_next(schedules: list[Schedule], dtype: torch.dtype) -> None:
+    """Of three tiles the window masks the first and the tree the last: there its place is behind the cache."""
+    case = tree_case(dtype, (1, 1), prefix=200, num_nodes=9, spare=0)
+    case["cache_len"] = torch.tensor([200, 200], dtype=torch.int32)
+    for name in ("k_cache", "v_cache"):
+        values = torch.randn(case[name].shape, generator=torch.Generator().manual_seed(2))
+        case[name] = values.to(dtype)  # an allocation of its own: a sanitizer sees its end
+    window, tile = 130, 64
+    row = 200 + 9 - 2 * tile  # the last tile has as many rows up to the cache's end as lie before this one in the first
+    case["v_cache"][:, :, row] = torch.inf
+    assert (attend(case, schedules, with_tile(case, 16, 1), sliding_window=window) == torch.inf).all()
+
+
 @pytest.mark.parametrize("lengths", [(-5, 10_000), (2**31 - 1, -(2**31))], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_never_outside_the_cache(schedules: list[Schedule], dtype: torch.dtype, lengths: tuple[int, int]) -> None:

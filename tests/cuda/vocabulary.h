@@ -8,7 +8,7 @@
 
 namespace vispec {
 
-constexpr int kAnswers = 48;
+constexpr int kAnswers = 49;
 
 struct VocabularyParams {
   const uint32_t* fp16;  // [16, 8] pairs: a 16x16 matrix of small whole numbers

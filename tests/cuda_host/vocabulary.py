@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NUM_ANSWERS = 48  # kAnswers
+NUM_ANSWERS = 49  # kAnswers
 LANES = torch.arange(32)
 
 
@@ -49,6 +49,7 @@ def expected_answers(case: dict[str, Tensor]) -> dict[str, Tensor]:
         "any, all": torch.tensor(2 * bool((x > 2).any()) + 1, dtype=torch.int32).expand(32),
         "popc, clz, ffs": torch.tensor(counts, dtype=torch.int32),
         "barriers": torch.tensor(27 + 1000, dtype=torch.int32).expand(32),  # of 0, 3 .. 78; bool(thread 79)
+        "thread": LANES.int(),
     }
     return {name: words(rows) for name, rows in expected.items()}
 

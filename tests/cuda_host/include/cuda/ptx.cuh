@@ -13,6 +13,8 @@
 
 namespace vispec::cuda {
 
+inline unsigned reread_thread() { return threadIdx.x; }
+
 inline void cp_async_16(void* shared, const void* global, bool valid, host::Where where = host::Where::current()) {
   host::copy_async(shared, global, valid, where);
 }
