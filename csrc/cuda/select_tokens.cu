@@ -221,13 +221,14 @@ __device__ __forceinline__ Draw best_of_vector(const DrawRule& rule, const float
   return best;
 }
 
-// Grid (chunks, N, B). Every thread begins with the draw of the row's largest value: no filter drops it, and it rules
-// out most others without a logarithm.
+// Grid (chunks, N, B). Every thread begins with the draw of the row's largest value, which one calculates: no filter
+// drops it, and it rules out most others without a logarithm.
 template <class T>
 __global__ void __launch_bounds__(kThreads) select_tokens_draw_kernel(const SelectArgs a) {
   constexpr int kWidth = kPerLoad<T>;
   auto* scores = reinterpret_cast<double*>(dynamic_shared());
-  auto* tokens = reinterpret_cast<int*>(scores + kWarps);
+  double& first_score = scores[kWarps];
+  auto* tokens = reinterpret_cast<int*>(scores + kWarps + 1);
   const int chunk = blockIdx.x, node = blockIdx.y, seq = blockIdx.z;
   const int64_t row = int64_t{seq} * a.p.num_nodes + node, part = row * a.num_chunks + chunk;
   const SelectRow<T> values(a, seq, node);
@@ -235,7 +236,9 @@ __global__ void __launch_bounds__(kThreads) select_tokens_draw_kernel(const Sele
   if (values.temperature == 0 || score_of(top) == kMinusInfinity) return;  // the merge needs no draw
   const DrawRule rule(a, seq, node, score_of(top));
   const int top_token = static_cast<int>(index_of(top));
-  Draw best{noisy_score(rule.max, word_of(rule.words(top_token), top_token)), top_token};
+  if (threadIdx.x == 0) first_score = noisy_score(rule.max, word_of(rule.words(top_token), top_token));
+  __syncthreads();  // the first draw is there
+  Draw best{first_score, top_token};
 
   const float* group_max = a.scratch.group_max + row * a.num_groups;
   for (int i = 0; i < kLoads<T>; ++i) {

@@ -159,15 +159,20 @@ struct FilterRow {
   }
 };
 
-// The mass of a whole row from its chunks', in the steps of mass_of.
-__device__ __forceinline__ uint64_t mass_of_row(const SelectArgs& a, int64_t row, float max) {
-  double sum = 0;
-  for (int chunk = 0; chunk < a.num_chunks; ++chunk) {
-    const int64_t part = row * a.num_chunks + chunk;
-    const float chunk_max = score_of(a.scratch.best[part]);
-    if (chunk_max > kMinusInfinity) sum += a.scratch.mass[part] * exp(static_cast<double>(chunk_max) - max);
+// The mass of a whole row from its chunks', in the steps of mass_of. One warp adds: fp64 is slow on many devices.
+__device__ __forceinline__ uint64_t mass_of_row(const SelectArgs& a, int64_t row, float max, FilterShared& shared) {
+  if (threadIdx.x < 32) {
+    double sum = 0;
+    for (int chunk = threadIdx.x; chunk < a.num_chunks; chunk += 32) {
+      const int64_t part = row * a.num_chunks + chunk;
+      const float chunk_max = score_of(a.scratch.best[part]);
+      if (chunk_max > kMinusInfinity) sum += a.scratch.mass[part] * exp(static_cast<double>(chunk_max) - max);
+    }
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    if (threadIdx.x == 0) shared.above = static_cast<uint64_t>(sum * 0x1p44);
   }
-  return static_cast<uint64_t>(sum * 0x1p44);
+  __syncthreads();  // the sum is there
+  return shared.above;
 }
 
 // Grid (N, B).
@@ -186,7 +191,7 @@ __global__ void __launch_bounds__(kFilterThreads) select_tokens_filter_kernel(co
     const bool cut = 0 < top_k && top_k < a.p.vocab_size;
     if (cut) boundary = filter.kth_largest(top_k, shared);
     if (top_p < 1) {
-      const uint64_t total = cut ? filter.mass_from(value_of_key(boundary), shared) : mass_of_row(a, row, max);
+      const uint64_t total = cut ? filter.mass_from(value_of_key(boundary), shared) : mass_of_row(a, row, max, shared);
       boundary = filter.top_p_boundary(boundary, total, top_p, shared);
     }
   }
