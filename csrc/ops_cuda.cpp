@@ -59,8 +59,16 @@ class Launch {
   cudaStream_t stream_ = nullptr;
 };
 
+// Grids have a block for each node and sequence in their second and third dimension.
+void check_grid(const char* arg, In t) {
+  constexpr int64_t kMost = 65535;
+  VISPEC_CHECK(t.size(0) <= kMost && t.size(1) <= kMost, arg, ": expected at most ", kMost,
+               " sequences and as many nodes on CUDA, got ", describe(t));
+}
+
 void append_kv_cuda(In k, In v, In k_cache, In v_cache, In cache_len) {
   const AppendKvParams p = append_kv_params(k, v, k_cache, v_cache, cache_len);
+  check_grid("k", k);
   check_cuda("append_kv", cuda::append_kv(p, Launch(k).stream()));
 }
 
@@ -93,11 +101,13 @@ Tensor tree_attention_cuda(In q, In k_cache, In v_cache, In cache_len, In ancest
 void compact_kv_cuda(std::vector<Tensor> k_caches, std::vector<Tensor> v_caches, In cache_len, In nodes,
                      In num_accepted) {
   const CompactKvCall call = compact_kv_call(k_caches, v_caches, cache_len, nodes, num_accepted);
+  check_grid("nodes", nodes);
   check_cuda("compact_kv", cuda::compact_kv(call.params, Launch(cache_len).stream()));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> expand_frontier_cuda(In logits, In scores, int64_t top_k) {
   const ExpandFrontierCall call = expand_frontier_call(logits, scores, top_k);
+  check_grid("logits", logits);
   const Launch launch(logits);
   const Tensor workspace = launch.workspace(expand_frontier_workspace(call.params));
   check_cuda("expand_frontier", cuda::expand_frontier(call.params, workspace.data_ptr(), launch.stream()));
@@ -118,6 +128,7 @@ Tensor select_tokens_cuda(In logits, std::optional<Tensor> tokens, std::optional
                           std::optional<Tensor> seed, std::optional<Tensor> row) {
   SelectTokensParams p = select_tokens_params(logits, tokens, parents, positions, seen, temperature, top_k, top_p,
                                               min_p, repetition_penalty, seed, row);
+  check_grid("logits", logits);
   const Tensor selected = empty(logits, {logits.size(0), logits.size(1)}, ScalarType::Long);
   p.selected = selected.mutable_data_ptr<int64_t>();
   const Launch launch(logits);
