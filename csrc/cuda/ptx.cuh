@@ -18,6 +18,14 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
+// threadIdx.x, read anew wherever it is asked for: what is calculated from it is calculated again, and holds no
+// registers meanwhile.
+__device__ __forceinline__ unsigned reread_thread() {
+  unsigned x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+
 // Starts a copy of 16 bytes, past L1; not valid: writes zeros and reads nothing. Both pointers 16-byte aligned.
 __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),

@@ -53,18 +53,18 @@ using Scores = float[S::kMmaRows][S::kWarpKeys / 8][4];
 // The first of a warp's keys, and of its rows.
 template <class S>
 __device__ __forceinline__ int warp_key() {
-  return threadIdx.x / 32 / S::kRowWarps * S::kWarpKeys;
+  return reread_thread() / 32 / S::kRowWarps * S::kWarpKeys;
 }
 template <class S>
 __device__ __forceinline__ int warp_row() {
-  return threadIdx.x / 32 % S::kRowWarps * 16 * S::kMmaRows;
+  return reread_thread() / 32 % S::kRowWarps * 16 * S::kMmaRows;
 }
 // The first of a thread's two rows of an MMA, the other is 8 below; the first of its two columns of every 8.
 template <class S>
 __device__ __forceinline__ int thread_row(int mma) {
-  return warp_row<S>() + 16 * mma + threadIdx.x % 32 / 4;
+  return warp_row<S>() + 16 * mma + reread_thread() % 32 / 4;
 }
-__device__ __forceinline__ int thread_column() { return threadIdx.x % 4 * 2; }
+__device__ __forceinline__ int thread_column() { return reread_thread() % 4 * 2; }
 
 // Where a row of a KV head, or of q, begins.
 struct RowIndex {
@@ -101,8 +101,8 @@ __device__ __forceinline__ void load_queries(const TreeAttentionParams& p, bool 
 template <class S, bool kMasked>
 __device__ __forceinline__ void load_keys(const TreeAttentionParams& p, int begin, int stage) {
   const auto& sight = S::sight();
-  const int first = threadIdx.x / S::kChunks, chunk = threadIdx.x % S::kChunks;
-  if (threadIdx.x >= S::kLoadRows * S::kChunks) return;
+  const int first = reread_thread() / S::kChunks, chunk = reread_thread() % S::kChunks;
+  if (reread_thread() >= S::kLoadRows * S::kChunks) return;
   int64_t from = sight.head + (begin + first) * p.cache.row + 16 * chunk;
 #pragma unroll
   for (int i = 0; i < (S::kKeys + S::kLoadRows - 1) / S::kLoadRows; ++i) {
@@ -119,7 +119,7 @@ __device__ __forceinline__ void load_keys(const TreeAttentionParams& p, int begi
 // scores = the warp's rows of Q times its keys of K, which lie at `stage`.
 template <class T, class S>
 __device__ __forceinline__ void multiply_keys(int stage, Scores<S>& scores) {
-  const int lane = threadIdx.x % 32;
+  const int lane = reread_thread() % 32;
   const int q_at = S::kQueries + S::at(warp_row<S>() + lane % 16, lane / 16);
   const int k_at = stage + S::at(warp_key<S>() + lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
@@ -130,7 +130,7 @@ __device__ __forceinline__ void multiply_keys(int stage, Scores<S>& scores) {
       for (int i = 0; i < 4; ++i) scores[m][n][i] = 0;
     }
   }
-#pragma unroll
+#pragma unroll(S::kDim == 128 ? 4 : S::kDim / 16)  // all eight spilled on sm_100 and sm_120
   for (int step = 0; step < S::kDim / 16; ++step) {
     uint32_t a[S::kMmaRows][4];
 #pragma unroll
@@ -153,7 +153,7 @@ __device__ __forceinline__ void multiply_keys(int stage, Scores<S>& scores) {
 // out += weights, rounded to T, times the warp's keys of V.
 template <class T, class S>
 __device__ __forceinline__ void multiply_values(const Scores<S>& weights, int stage, RowStates<S>& state) {
-  const int lane = threadIdx.x % 32;
+  const int lane = reread_thread() % 32;
   const int v_at = stage + S::kValues + S::at(warp_key<S>() + lane % 16, lane / 16);
 #pragma unroll
   for (int step = 0; step < S::kWarpKeys / 16; ++step) {
