@@ -118,9 +118,12 @@ constexpr double predicted_time(const TreeAttentionParams& p, const TreeAttentio
   constexpr double kMerge = 2000;  // the second kernel
   const int64_t heads = int64_t{p.batch} * p.num_kv_heads, rows = p.num_heads / p.num_kv_heads * p.num_queries;
   const int64_t blocks = heads * plan.row_blocks * plan.splits, at_a_time = int64_t{slots} * num_sms;
-  const double running = static_cast<double>(std::min(blocks, at_a_time)) / num_sms;  // blocks on a multiprocessor
-  const double dim = tile_dim(p.head_dim), load = 4 * keys * dim * std::max(running / kBytes, 1 / kMost);
-  const double product = 4 * plan.rows * keys * dim * std::max(running, 1.0) / kFlops;
+  // Blocks on a multiprocessor, in the mean and on the busiest one, for which the others wait.
+  const int64_t most = std::min(blocks, at_a_time);
+  const double running = static_cast<double>(most) / num_sms;
+  const auto busiest = static_cast<double>((most + num_sms - 1) / num_sms);
+  const double dim = tile_dim(p.head_dim), load = 4 * keys * dim * std::max(running / kBytes, busiest / kMost);
+  const double product = 4 * plan.rows * keys * dim * busiest / kFlops;
   const int tiles = ((p.capacity + keys - 1) / keys + plan.splits - 1) / plan.splits;
   const double waiting = kLoad * std::max(tiles - plan.stages, 0) / std::max(plan.stages - 1, 1);
   const double pass = kBlock + std::max(tiles * std::max(load, product), tiles * kTile + waiting);
