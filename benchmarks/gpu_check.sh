@@ -37,7 +37,7 @@ part() {
   [ "$limit" -le "$left" ] || limit=$left
   output=$(mktemp -p "$scratch")
   if [ "$limit" -ge 10 ]; then
-    timeout --signal="${signal:-TERM}" --kill-after=5 "$limit" "$@" >"$output" 2>&1 || code=$?
+    timeout --signal="${signal:-TERM}" --kill-after=20 "$limit" "$@" >"$output" 2>&1 || code=$?
     [ $code = 0 ] || outcome="failed ($code)"
     [ $code != 124 ] && [ $code != 137 ] || outcome="failed (no time)"
   else
