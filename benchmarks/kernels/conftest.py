@@ -1,6 +1,6 @@
 """Fixtures of the kernel benchmarks, a table of peers side by side, and results small enough to commit.
 
-pytest benchmarks/kernels/bench_tree_attention.py --benchmark-json=benchmarks/results/tree_attention_cpu.json
+pytest benchmarks/kernels/bench_tree_attention.py --benchmark-json=FILE
 
 On a machine that does other work too, `-k 1-thread --benchmark-timer=time.thread_time` counts CPU time instead.
 """
