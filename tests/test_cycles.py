@@ -246,11 +246,13 @@ def test_each_key_is_captured_once() -> None:
         captured.append(work)
         return Again(work)
 
-    replayer = Replayer(lambda: capture)
-    for version, expected in ((0, 2), (0, 2), (1, 4)):
+    replayer = Replayer(lambda: partial(capture))
+    for version, expected, is_new in ((0, 2, True), (0, 2, False), (1, 4, True)):
+        before = replayer.capture
         for key in "abababab":
             replayer.run(key, version, lambda: torch.zeros(1))
         assert len(captured) == expected
+        assert (replayer.capture is not before) == is_new, "a memory pool ends with its last graph"
 
 
 def adapted(model: PreTrainedModel) -> PreTrainedModel:

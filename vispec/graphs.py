@@ -138,14 +138,11 @@ class CudaCapture:
             try:
                 # thread_local: what other threads allocate meanwhile is not forbidden
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-                try:
-                    output = work()
-                except BaseException:
-                    with contextlib.suppress(RuntimeError):  # it is void, but the stream leaves its capture mode
-                        graph.capture_end()
-                    raise
+                output = work()
                 graph.capture_end()
             except BaseException:
+                with contextlib.suppress(RuntimeError):  # it is void, but the stream leaves its capture mode
+                    graph.capture_end()
                 _void.append(graph)
                 raise
         return CapturedWork(graph, output)
