@@ -40,7 +40,10 @@ def prompt_for(model: PreTrainedModel, seed: int) -> dict[str, Tensor]:
 def batch_for(model: PreTrainedModel, seeds: Iterable[int]) -> dict[str, Tensor]:
     """A prompt for each seed."""
     layout = "text" if model.config.model_type in ("llama", "qwen2") else "one image"
-    inputs = make_batch([make_prompt(model, layout, random.Random(seed)) for seed in seeds])
+    return on_device(model, make_batch([make_prompt(model, layout, random.Random(seed)) for seed in seeds]))
+
+
+def on_device(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: x.to("cuda", model.dtype) if x.is_floating_point() else x.to("cuda") for name, x in inputs.items()}
 
 
@@ -143,10 +146,7 @@ def test_the_drafts_cache_grows(family: str) -> None:
     """A prompt whose image saves the draft fewer rows than the last one's: graphs are void, and captured anew."""
     model, draft = on_gpu(family)
     for layout in ("one image", "text", "one image", "text"):
-        inputs = {
-            name: x.to("cuda", model.dtype) if x.is_floating_point() else x.to("cuda")
-            for name, x in make_prompt(model, layout, random.Random(3)).items()
-        }
+        inputs = on_device(model, make_prompt(model, layout, random.Random(3)))
         output = assert_same_text(model, draft, inputs, TreeConfig(), max_new_tokens=40)
         assert output.speculation.seconds["captured"] > 0
 
