@@ -14,6 +14,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
+from vispec.commands.values import positive
 from vispec.pair.asking import Turn
 from vispec.pair.dataset import FAMILIES, SHARES, SPLITS, draw, make_turns
 from vispec.pair.scoring import Picture
@@ -64,7 +65,9 @@ def main() -> None:
     parser.add_argument("--split", default="train", choices=tuple(SPLITS))
     parser.add_argument("--seed", type=int, default=7, help="another one than the target was trained with")
     parser.add_argument("--kinds", default="all", choices=tuple(KINDS), help="of questions (default %(default)s)")
-    parser.add_argument("--turns", type=int, default=1, help="questions about a picture at most (default %(default)s)")
+    parser.add_argument(
+        "--turns", type=positive, default=1, help="questions about a picture at most (default %(default)s)"
+    )
     options = parser.parse_args()
     write_requests(options.folder, options.count, options.split, options.seed, KINDS[options.kinds], options.turns)
 
