@@ -59,11 +59,11 @@ class Launch {
   cudaStream_t stream_ = nullptr;
 };
 
-// Grids have a block for each node and sequence in their second and third dimension.
+// Grids have a block for each index of the first two dimensions in their second and third.
 void check_grid(const char* arg, In t) {
   constexpr int64_t kMost = 65535;
-  VISPEC_CHECK(t.size(0) <= kMost && t.size(1) <= kMost, arg, ": expected at most ", kMost,
-               " sequences and as many nodes on CUDA, got ", describe(t));
+  VISPEC_CHECK(t.size(0) <= kMost && t.size(1) <= kMost, arg, ": expected first dimensions of at most ", kMost,
+               " on CUDA, got ", describe(t));
 }
 
 void append_kv_cuda(In k, In v, In k_cache, In v_cache, In cache_len) {
