@@ -49,8 +49,8 @@ part() {
 
 tests() { python3 -m pytest -q -p no:cacheprovider -m "gpu and not release" "$@"; }
 sanitizer() {
-  compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 --target-processes all python3 -m pytest -q -p no:cacheprovider \
-    -m "gpu and not release" tests/ops/test_each_operator.py
+  compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 --target-processes all \
+    python3 -m pytest -q -p no:cacheprovider -m "gpu and not release" tests/ops/test_each_operator.py
 }
 mma_rate() {
   nvcc -std=c++20 -O3 -arch=native --expt-relaxed-constexpr -Icsrc -o "$1/mma_rate" benchmarks/gpu/mma_rate.cu &&
@@ -66,8 +66,9 @@ scratch=$(mktemp -d)
 readonly scratch
 export out scratch
 trap 'rm -rf "$scratch"' EXIT
-flags=() decoding=(--no-compile --repeats 1) prompts=6
-[ -n "$long" ] && flags=(--flex) decoding=() prompts=13
+flags=() kernel_seconds=150 decoding=(--no-compile --repeats 1) prompts=6  # so that decoding has its turn
+[ "$only" = kernels ] && kernel_seconds=1800
+[ -n "$long" ] && flags=(--flex) kernel_seconds=1800 decoding=() prompts=13
 
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.memory --format=csv | tee -a "$log"
 if wants build; then
@@ -86,7 +87,7 @@ fi
 if wants kernels; then
   part "rate of mma.sync" 60 bash -c "mma_rate $scratch"
   [ -s "$scratch/mma_tflops" ] && flags+=(--mma-tflops "$(cat "$scratch/mma_tflops")")
-  signal=INT part "kernels" 1800 bash -c 'python3 -m pytest -q -p no:cacheprovider benchmarks/kernels --device cuda "$@"' _ \
+  signal=INT part "kernels" "$kernel_seconds" bash -c 'python3 -m pytest -q -p no:cacheprovider benchmarks/kernels --device cuda "$@"' _ \
     --benchmark-json "$out/operators.json" "${flags[@]}"
 fi
 if wants decoding; then

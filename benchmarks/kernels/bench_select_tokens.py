@@ -92,5 +92,7 @@ def bench_draw(benchmark: Any, device: torch.device, threads: int, peer: str, mo
     }
     benchmark.group = f"{name} {model} N 30 V {logits.shape[2]} float32 threads {threads}"
     moved = logits.numel() * logits.element_size()
-    waits = peer != "vispec"  # torch.multinomial does, in some versions
+    waits = (
+        peer != "vispec"
+    )  # torch.multinomial does, in some versions: its calls are not in a graph, and launched one by one
     run(benchmark, DRAW_PEERS[peer], case, device, bytes=moved, waits=waits)
