@@ -36,13 +36,10 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def user_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What users have: `pair/target`, a model in a folder, and `data/requests.jsonl` with its pictures."""
+    """What users have: `pair/target`, a model in a folder; `data/requests.jsonl`, its pictures, `data/dialogues.json`."""
     folder = tmp_path_factory.mktemp("user")
     save_tiny_pair(folder / "pair")
     write_requests(folder / "data", COUNT, "train", seed=7, shares=LONG)
-    lines = [json.loads(line) for line in (folder / "data/requests.jsonl").read_text().splitlines()]
-    turns = [[{"from": "human", "value": x["prompt"]}, {"from": "gpt", "value": x["answer"]}] for x in lines]
-    (folder / "dialogues.json").write_text(json.dumps([{"conversations": turn} for turn in turns]))
     return folder
 
 
@@ -202,7 +199,7 @@ def test_text_stage_and_ablations(
     user_files: Path, tmp_path: Path, changes: dict[str, object], num_queries: int, has_global_feature: bool
 ) -> None:
     """Two stages on answers that are given."""
-    options = {"answers": "given", "text_data": user_files / "dialogues.json", "epochs": 1, "text_epochs": 1}
+    options = {"answers": "given", "text_data": user_files / "data/dialogues.json", "epochs": 1, "text_epochs": 1}
     assert main(command(user_files, tmp_path / "out", **options, **changes)) == 0
     assert {"smooth_l1", "agree_1"} <= log_of(tmp_path / "out", "text")[0].keys()
     assert ("agree_2" in log_of(tmp_path / "out")[0]) == ("multi_token_steps" not in changes)
@@ -322,7 +319,7 @@ def make_wrong_files(files: Path) -> None:
     if (files / "unsupported").exists():
         return
     lines = [json.loads(line) for line in (files / "data/requests.jsonl").read_text().splitlines()]
-    questions = [{"image": f"data/{line['image']}", "prompt": line["prompt"]} for line in lines]
+    questions = [{"image": f"data/{line['image']}", "prompt": line["conversations"][0]["value"]} for line in lines]
     (files / "questions.jsonl").write_text("".join(f"{json.dumps(question)}\n" for question in questions))
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=50)).save_pretrained(files / "unsupported")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
