@@ -36,7 +36,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def user_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What users have: `pair/target`, a model in a folder; `data/requests.jsonl`, its pictures, `data/dialogues.json`."""
+    """What users have: `pair/target`, a model in a folder; `data/requests.jsonl`, pictures, `data/dialogues.json`."""
     folder = tmp_path_factory.mktemp("user")
     save_tiny_pair(folder / "pair")
     write_requests(folder / "data", COUNT, "train", seed=7, shares=LONG)
