@@ -47,11 +47,11 @@ def test_context_and_rows() -> None:
 
 
 def test_weights_of_the_draft() -> None:
-    """Every pass reads the layer and its input's matrices, and all but the update the head."""
+    """Every pass reads the layer and its inputs' one matrix, and all but the update the head."""
     target = make_target("llava")
     config = make_draft(target).config
     model = DraftModel(config)
-    layer = linear_weights(model) - linear_weights(model.imadpt)
+    layer = linear_weights(model) - linear_weights(model.imadpt) - linear_weights(model.img_fc)
     head = config.vocab_size * config.hidden_size
     work = draft_work(config, TREE, context=0, itemsize=1)
     kv_size = 2 * config.num_key_value_heads * config.head_dim

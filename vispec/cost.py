@@ -104,7 +104,7 @@ def target_work(text_config: Any, rows: int, context: int, itemsize: int) -> Wor
 def draft_work(config: DraftConfig, tree: TreeConfig, context: int, itemsize: int) -> Work:
     """All of the draft in one cycle: the update, and its passes with the LM head; `context`: its own cached rows."""
     hidden, kv_hidden = config.hidden_size, config.num_key_value_heads * config.head_dim
-    inputs = 2 * hidden * hidden * (1 + config.global_feature)  # fc, img_fc
+    inputs = 2 * hidden * hidden  # fc and img_fc, as one
     weights = inputs + 2 * hidden * (hidden + kv_hidden) + 3 * hidden * config.intermediate_size
     layer = Layer(weights, 2 * kv_hidden, hidden)
     vocab_size = config.draft_vocab_size or config.vocab_size

@@ -361,7 +361,8 @@ def test_the_end_of_a_text_alone(target: Target) -> None:
             out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
             return out.transpose(1, 2)
 
-        expected = model(part.hidden[None], part.positions[None] + 18, attend)[:, -1]
+        rotation = model.rotary(part.positions[None] + 18, torch.float32)
+        expected = model(part.hidden[None], rotation, attend)[:, -1]
         torch.testing.assert_close(drafter.hidden, expected, rtol=1e-5, atol=2e-5)
         drafter.reserve(2 * LENGTH + padding)
 

@@ -30,6 +30,11 @@ def tree_mask(tree: Tree) -> Tensor:
     return (tree.ancestors[0][:, columns // 64] >> (columns % 64)) & 1
 
 
+def assert_same_rotation(drafter: ViSpecDrafter, ours: tuple[Tensor, Tensor], positions: Tensor) -> None:
+    for part, expected in zip(ours, drafter.model.rotary(positions[None], torch.float32), strict=True):
+        assert torch.equal(part, expected)
+
+
 @pytest.mark.parametrize(("draft", "name"), cases("adaptor"))
 def test_adaptor(draft: str, name: str) -> None:
     recorded = golden(draft, name)
@@ -48,10 +53,10 @@ def test_prefill(draft: str, name: str) -> None:
     with torch.no_grad():
         drafter.prefill(prompt, root_tokens)
 
-    (hidden, positions, _), output = seen[0]
+    (hidden, rotation, _), output = seen[0]
     rows = int(recorded["kv_len"])
     assert_close(hidden[0], recorded["layer_input"])
-    assert positions[0].tolist() == recorded["new_positions"].tolist()
+    assert_same_rotation(drafter, rotation, recorded["new_positions"])
     assert_close(output[0], recorded["layer_output"])
     assert_close(drafter.hidden[0], recorded["last_hidden"])
     assert_close(drafter.target.logits(drafter.hidden)[0], recorded["root_logits"])
@@ -76,7 +81,7 @@ def test_tree(draft: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return build_tree(*args)
 
     monkeypatch.setattr(drafter_module, "build_tree", recording_build_tree)
-    passes: list[tuple[Tensor, Tensor]] = []
+    passes: list[tuple[Any, Tensor]] = []
     with torch.no_grad():
         drafter.prefill(prompt, root_tokens)
         drafter.model.register_forward_hook(lambda module, args, output: passes.append((args[1], output)))
@@ -94,7 +99,8 @@ def test_tree(draft: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close(scores[0], recorded["candidate_scores"], atol)
     assert_close(scores[0][recorded["selected_candidates"].long()], recorded["node_scores"][1:], atol)
     assert num_nodes == config.num_nodes
-    assert [positions[0].tolist() for positions, _ in passes] == recorded["frontier_positions"].tolist()
+    for (rotation, _), positions in zip(passes, recorded["frontier_positions"], strict=True):
+        assert_same_rotation(drafter, rotation, positions.unique())  # one for all nodes of a level
     assert_close(torch.stack([hidden[0] for _, hidden in passes]), recorded["frontier_hidden"])
 
 
@@ -133,9 +139,10 @@ def test_cycles(draft: str) -> None:
             drafter.reserve(prefix + accepted + 1)
             drafter.update(emitted, features, num_accepted)
             hook.remove()
-            (hidden, positions, _), output = seen[0]
+            (hidden, rotation, _), output = seen[0]
             assert_close(hidden[0, : accepted + 1], recorded["drafter_layer_input"])
-            assert positions[0, : accepted + 1].tolist() == recorded["drafter_new_positions"].tolist()
+            here = tuple(part[:, :, : accepted + 1] for part in rotation)
+            assert_same_rotation(drafter, here, recorded["drafter_new_positions"])
             assert_close(output[0, : accepted + 1], recorded["drafter_layer_output"])
             assert drafter.cache_len.tolist() == [int(recorded["drafter_kv_len"])]
             assert drafter.next_position.tolist() == [int(recorded["drafter_next_position"])]

@@ -11,7 +11,9 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from vispec import DraftConfig
-from vispec.draft.model import DraftModel, DraftSequence, rotary, rotate
+from vispec.draft.model import DraftModel, DraftSequence, frequencies, rotary, rotate
+
+FREQUENCIES = frequencies(64, 10000.0, torch.device("cpu"))
 
 VARIANTS = {
     "grouped": DraftConfig(64, 48, 4, 2, 50, num_queries=2),
@@ -87,7 +89,7 @@ def test_layer_is_llamas_without_its_first_norm(model: DraftModel, positions: li
     hidden, where = torch.randn(1, len(positions), config.hidden_size), torch.tensor([positions])
     causal = torch.full((1, 1, len(positions), len(positions)), -torch.inf).triu(1)
     expected = layer(hidden, causal, where, position_embeddings=LlamaRotaryEmbedding(llama)(hidden, where))
-    ours = model(hidden, where, lambda q, k, v: causal_attention(q, k, v))
+    ours = model(hidden, model.rotary(where, torch.float32), lambda q, k, v: causal_attention(q, k, v))
     assert_close(ours, expected[0] if isinstance(expected, tuple) else expected)
 
 
@@ -102,9 +104,10 @@ def test_rotary_positions_have_no_limit(far: int) -> None:
     q, k = torch.randn(1, 1, 1, 64), torch.randn(1, 1, 1, 64)
 
     def score(position: int, distance: int) -> float:
-        q_rotary = rotary(torch.tensor([[position]]), 64, 10000.0, torch.float32)
-        k_rotary = rotary(torch.tensor([[position - distance]]), 64, 10000.0, torch.float32)
-        return float((rotate(q, *q_rotary) * rotate(k, *k_rotary)).sum())
+        q_rotary, k_rotary = (
+            rotary(torch.tensor([[where]]), FREQUENCIES, torch.float32) for where in (position, position - distance)
+        )
+        return float((rotate(q, q_rotary) * rotate(k, k_rotary)).sum())
 
     for distance in (0, 1, 100):
         near_score = score(distance, distance)
@@ -114,9 +117,23 @@ def test_rotary_positions_have_no_limit(far: int) -> None:
 
 def test_rotary_in_half_precision_rounds_once() -> None:
     positions = torch.tensor([[0, 255, 257, 4097, 9001]])  # bfloat16 cannot hold the last ones
-    exact = rotary(positions, 64, 10000.0, torch.float32)
-    for ours, expected in zip(rotary(positions, 64, 10000.0, torch.bfloat16), exact, strict=True):
+    exact = rotary(positions, FREQUENCIES, torch.float32)
+    for ours, expected in zip(rotary(positions, FREQUENCIES, torch.bfloat16), exact, strict=True):
         assert torch.equal(ours, expected.bfloat16())
+
+
+NO_IMAGES = DraftConfig(64, 48, 4, 2, 50, num_queries=0, global_feature=False)
+
+
+@pytest.mark.parametrize("config", [*VARIANTS.values(), NO_IMAGES], ids=[*VARIANTS, "no images"])
+def test_inputs_by_one_matrix(config: DraftConfig) -> None:
+    """What is left of the global feature is one row for all inputs."""
+    model = make_model(config)
+    embeds, features, global_feature = torch.randn(3, 2, 5, config.hidden_size)
+    global_feature = global_feature[:, :1]
+    nothing = torch.zeros_like(global_feature)
+    ours = torch.nn.functional.linear(torch.cat((embeds, features), dim=-1), model.input_weight())
+    assert_close(ours + model.fuse(nothing, nothing, global_feature), model.fuse(embeds, features, global_feature))
 
 
 def compress_loop(

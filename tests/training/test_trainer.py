@@ -226,7 +226,7 @@ def test_agreement_of_a_draft_that_knows() -> None:
     assert all(0 <= value <= 1 for value in random.values())
 
     class Oracle(DraftModel):
-        def forward(self, hidden: Tensor, positions: Tensor, attend: object) -> Tensor:
+        def forward(self, hidden: Tensor, rotation: object, attend: object) -> Tensor:
             return torch.stack([sample.features[1:] for sample in [run.samples[self.index]]])
 
     oracle = Oracle(replace(run.draft.config, num_queries=0, global_feature=False))

@@ -54,8 +54,9 @@ def acceptances(mean: float, most: int) -> Tensor:
 class SimulatedDrafter(ViSpecDrafter):
     """Does the work of its draft, then proposes the target's known text."""
 
-    def __init__(self, model: DraftModel, target: Target, tree: TreeConfig, budget: int, counts: Tensor) -> None:
-        super().__init__(model, target, (tree,), budget)
+    def __init__(self, draft: Draft, target: Target, tree: TreeConfig, budget: int, counts: Tensor) -> None:
+        model = draft.model
+        super().__init__(model, target, (tree,), budget, draft.short_head, draft.input_weight)
         self.counts = counts.to(model.device)
         levels = tree.max_accepted
         self.cycle = torch.zeros(1, dtype=torch.int64, device=model.device)
@@ -105,4 +106,4 @@ class SimulatedDraft(Draft):
     def new_drafter(self, target: Target, trees: Sequence[TreeConfig], budget: int) -> Drafter:
         """Of one tree: nothing is known about how acceptance changes with it."""
         (tree,) = trees
-        return SimulatedDrafter(self.model, target, tree, budget, acceptances(self.mean, tree.max_accepted))
+        return SimulatedDrafter(self, target, tree, budget, acceptances(self.mean, tree.max_accepted))

@@ -32,7 +32,7 @@ QUERIES = "imadpt.q"
 
 
 class Draft:
-    """A draft model and the target that it was loaded for.
+    """A draft model and the target that it was loaded for. Its weights are final: after a change, make a new one.
 
     Args:
         model: The weights; moved to the device and dtype of the target's LM head.
@@ -50,6 +50,7 @@ class Draft:
         self.model = model.to(device=adapter.device, dtype=adapter.dtype).eval().requires_grad_(False)
         self._target = weakref.ref(target)
         self.uid = uuid4().hex  # what was read by this draft is of no use to another one
+        self.input_weight = self.model.input_weight()
         self.short_head = None if model.config.draft_vocab_size is None else ShortHead(adapter, self.model.draft_vocab)
 
     @property
@@ -71,7 +72,7 @@ class Draft:
 
     def new_drafter(self, target: Target, trees: Sequence[TreeConfig], budget: int) -> Drafter:
         """A drafter of these trees for one call of `generate` with about `budget` new tokens."""
-        return ViSpecDrafter(self.model, target, trees, budget, self.short_head)
+        return ViSpecDrafter(self.model, target, trees, budget, self.short_head, self.input_weight)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors. The embedding is the target's and is not written."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vispec.cache import grow_rows, grown_capacity
-from vispec.draft.model import DraftModel
+from vispec.draft.model import DraftModel, Rotation, frequencies, rotary
 from vispec.ops import append_kv, build_tree, expand_frontier, tree_attention
 from vispec.target import Prompt, Target
 from vispec.tree import Tree, TreeConfig
@@ -125,6 +125,7 @@ class ViSpecDrafter:
         trees: Sizes of the trees that will be asked for.
         budget: Tokens that will probably be generated, for the first allocation.
         short_head: Of the tokens that are drafted; None: all, by the target's own head.
+        input_weight: The model's, where it is there already.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class ViSpecDrafter:
         trees: Sequence[TreeConfig],
         budget: int,
         short_head: ShortHead | None = None,
+        input_weight: Tensor | None = None,
     ) -> None:
         self.model, self.target, self.budget, self.short_head = model, target, budget, short_head
         self.version, self.batch_size = 0, 0
@@ -142,14 +144,19 @@ class ViSpecDrafter:
         self.cache_len: Tensor  # int32 [B], rows in use
         self.next_position: Tensor  # int32 [B]
         self.global_feature: Tensor  # [B, 1, H]
+        self.input_bias: Tensor  # [B, 1, H], all that the layer's inputs have of it
         self.hidden: Tensor  # [B, H], the layer's output at the last index read
         self.first_cut = 0  # see `ViSpecMemory`; of a single sequence
         config, device = model.config, model.device
         self.scale = config.head_dim**-0.5
+        self.input_weight = model.input_weight() if input_weight is None else input_weight
+        self.frequencies = frequencies(config.head_dim, config.rope_theta, device)
         self.frontier_bits = {tree: _frontier_bits(tree, device) for tree in trees}
+        self.first_candidates = {tree: _first_candidates(tree, device) for tree in trees}
         widest = max(MAX_CHAIN, *(tree.max_accepted + 1 for tree in trees))
         chain = _bits(torch.arange(widest, device=device), widest)
         self.chain = chain.cumsum(0)  # distinct powers of two: the running sum is the running union
+        self.steps = torch.arange(widest, dtype=torch.int32, device=device)
         self.spare_rows = max(widest, *(tree.depth * tree.top_k for tree in trees))
 
     def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:
@@ -187,11 +194,13 @@ class ViSpecDrafter:
             self.first_cut = memory.first_cut if memory is not None and is_whole else firsts[0]
         self.next_position.copy_(total - torch.tensor(prompt.starts))
         self.global_feature.copy_(torch.stack([s.global_feature for s in sequences])[:, None])
+        nothing = torch.zeros_like(self.global_feature)
+        self.input_bias.copy_(self.model.fuse(nothing, nothing, self.global_feature))
         if memory is not None:
             self._continue(memory, hidden, positions)
             return
         self.cache_len.copy_(torch.tensor(lengths))
-        output = self.model(hidden, positions, self._attend_prompt)
+        output = self.model(hidden, self._rotary(positions), self._attend_prompt)
         self.hidden.copy_(output[torch.arange(len(sequences), device=device), self.cache_len - 1])
 
     def _continue(self, memory: ViSpecMemory, hidden: Tensor, positions: Tensor) -> None:
@@ -202,7 +211,7 @@ class ViSpecDrafter:
         for piece, places in zip(hidden.split(width, dim=1), positions.split(width, dim=1), strict=True):
             length = piece.shape[1]
             ancestors = self.chain[:length, : num_words(length)].contiguous()[None]
-            output = self._run_rows(piece, places, ancestors, self.cache_len)
+            output = self._run_rows(piece, self._rotary(places), ancestors, self.cache_len)
             self.hidden.copy_(output[:, -1])
             self.cache_len += length
 
@@ -227,46 +236,48 @@ class ViSpecDrafter:
         self.cache_len = weight.new_zeros(batch_size, dtype=torch.int32)
         self.next_position = torch.zeros_like(self.cache_len)
         self.global_feature = weight.new_zeros(batch_size, 1, config.hidden_size)
+        self.input_bias = torch.zeros_like(self.global_feature)
         self.hidden = weight.new_zeros(batch_size, config.hidden_size)
         self.version += 1
 
     def propose(self, root_tokens: Tensor, tree: TreeConfig) -> Tree:
         """Expand the frontier `depth` times, keep the best candidates (section 3.3, EAGLE-2)."""
         top_k, batch_size = tree.top_k, root_tokens.shape[0]
-        frontier_bits = self.frontier_bits[tree]
+        bits, steps = self.frontier_bits[tree], self.steps[: tree.depth]
+        cos, sin = self._rotary(self.next_position[:, None] + steps)  # all nodes of a level have one position
+        write_at = self.cache_len + (steps * top_k)[:, None]
+        hidden, ancestors = self.hidden[:, None], bits.new_zeros(batch_size, 1, bits.shape[-1])
         scores = torch.zeros(batch_size, 1, dtype=torch.float32, device=root_tokens.device)
-        tokens, scores, frontier, frontier_tokens, frontier_scores = self._expand(self.hidden[:, None], scores, top_k)
-        all_tokens, all_scores = [tokens.flatten(1)], [scores.flatten(1)]
-        all_parents = [torch.full_like(frontier, -1)]
-        first_candidate = 0  # of the level that the frontier was chosen from
-        hidden, ancestors = self.hidden[:, None], frontier_bits.new_zeros(batch_size, 1, frontier_bits.shape[-1])
+        tokens, scores, frontier, frontier_tokens, frontier_scores = self._expand(hidden, scores, top_k)
+        all_tokens, all_scores, frontiers = [tokens.flatten(1)], [scores.flatten(1)], []
         for level in range(tree.depth):
             index = (frontier // top_k).long()[..., None]  # of the parent in the level before
             features = hidden.gather(1, index.expand(-1, -1, hidden.shape[2]))
-            ancestors = ancestors.gather(1, index.expand(-1, -1, ancestors.shape[2])) | frontier_bits[level]
-            hidden = self._run_frontier(frontier_tokens, features, ancestors, level)
-            all_parents.append((frontier + first_candidate).repeat_interleave(top_k, dim=1))
-            first_candidate += all_tokens[-1].shape[1]
+            ancestors = ancestors.gather(1, index.expand(-1, -1, ancestors.shape[2])) | bits[level]
+            here = slice(level, level + 1)
+            inputs = self._inputs(frontier_tokens, features)
+            hidden = self._run_rows(inputs, (cos[:, :, here], sin[:, :, here]), ancestors, write_at[level])
+            frontiers.append(frontier)
             tokens, scores, frontier, frontier_tokens, frontier_scores = self._expand(hidden, frontier_scores, top_k)
             all_tokens.append(tokens.flatten(1))
             all_scores.append(scores.flatten(1))
+        parents = torch.cat([torch.full_like(frontier[:, :1], -1), *frontiers], dim=1) + self.first_candidates[tree]
         return Tree(
             *build_tree(
                 root_tokens,
                 torch.cat(all_tokens, dim=1),
                 torch.cat(all_scores, dim=1),
-                torch.cat(all_parents, dim=1),
+                parents.repeat_interleave(top_k, dim=1),
                 tree.num_nodes,
             )
         )
 
     def update(self, tokens: Tensor, features: Tensor, num_accepted: Tensor) -> None:
         """Run the layer over the new indices as a causal chain; rows past `num_accepted` are overwritten later."""
-        hidden = self.model.fuse(self.target.embed(tokens), features, self.global_feature)
         width = tokens.shape[1]
-        offsets = torch.arange(width, device=tokens.device, dtype=torch.int32)
+        rotation = self._rotary(self.next_position[:, None] + self.steps[:width])
         ancestors = self.chain[:width, : num_words(width)].repeat(tokens.shape[0], 1, 1)
-        output = self._run_rows(hidden, self.next_position[:, None] + offsets, ancestors, self.cache_len)
+        output = self._run_rows(self._inputs(tokens, features), rotation, ancestors, self.cache_len)
         last = num_accepted.clamp(min=0).long()[:, None, None].expand(-1, -1, output.shape[2])
         self.hidden.copy_(output.gather(1, last)[:, 0])
         self.cache_len += num_accepted + 1
@@ -290,19 +301,21 @@ class ViSpecDrafter:
         ids = self.short_head.token_ids
         return ids[tokens], scores, frontier, ids[frontier_tokens], frontier_scores
 
-    def _run_frontier(self, tokens: Tensor, features: Tensor, ancestors: Tensor, level: int) -> Tensor:
-        hidden = self.model.fuse(self.target.embed(tokens), features, self.global_feature)
-        positions = (self.next_position + level)[:, None].expand(-1, tokens.shape[1])
-        return self._run_rows(hidden, positions, ancestors, self.cache_len + level * tokens.shape[1])
+    def _rotary(self, positions: Tensor) -> Rotation:
+        return rotary(positions, self.frequencies, self.model.dtype)
 
-    def _run_rows(self, hidden: Tensor, positions: Tensor, ancestors: Tensor, write_at: Tensor) -> Tensor:
+    def _inputs(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """`fuse` of tokens int64 `[B, M]` and features `[B, M, H]`, behind the prompt."""
+        return F.linear(torch.cat((self.target.embed(tokens), features), dim=-1), self.input_weight) + self.input_bias
+
+    def _run_rows(self, hidden: Tensor, rotation: Rotation, ancestors: Tensor, write_at: Tensor) -> Tensor:
         """Rows `[B, M, H]` that see the cache and, of the rows behind it, those whose bits are set in `ancestors`."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             append_kv(k, v, self.k_cache, self.v_cache, write_at)
             return tree_attention(q, self.k_cache, self.v_cache, self.cache_len, ancestors, scale=self.scale)
 
-        return self.model(hidden, positions, attend)
+        return self.model(hidden, rotation, attend)
 
     def _attend_prompt(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self.k_cache[:, :, : k.shape[2]] = k
@@ -320,6 +333,15 @@ def _frontier_bits(tree: TreeConfig, device: torch.device) -> Tensor:
     """The own bit of every frontier node of a tree, int64 `[depth, top_k, words]`."""
     rows = torch.arange(tree.depth * tree.top_k, device=device)
     return _bits(rows, rows.numel()).unflatten(0, (tree.depth, tree.top_k))
+
+
+def _first_candidates(tree: TreeConfig, device: torch.device) -> Tensor:
+    """Of the root (0) and every frontier node, int32 `[1 + depth * top_k]`: first of the candidates it is chosen from.
+
+    A root has `top_k` children, each level of the frontier `top_k` times as many.
+    """
+    firsts = torch.tensor([0, *(tree.top_k + i * tree.top_k**2 for i in range(tree.depth))], dtype=torch.int32)
+    return torch.cat((firsts[:1], firsts[: tree.depth].repeat_interleave(tree.top_k))).to(device)
 
 
 def _bits(rows: Tensor, num_rows: int) -> Tensor:

@@ -13,6 +13,7 @@ from vispec.draft.config import DraftConfig
 
 # q [B, Hq, M, D], k and v [B, Hkv, M, D] (rotated) to [B, M, Hq, D]; decides what the M rows see
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Rotation = tuple[Tensor, Tensor]  # of `rotary`
 
 
 class DraftSequence(NamedTuple):
@@ -54,13 +55,13 @@ class DraftAttention(nn.Module):
         self.v_proj = nn.Linear(hidden, kv_hidden, bias=config.qkv_bias)
         self.o_proj = nn.Linear(hidden, hidden, bias=False)
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        """hidden `[B, M, H]`, cos and sin `[B, 1, M, head_dim]` to `[B, M, H]`."""
+    def forward(self, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        """`[B, M, H]` to `[B, M, H]`; `rotation` of the M rows, or one for all."""
         q, k, v = (
             proj(hidden).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.o_proj(attend(rotate(q, cos, sin), rotate(k, cos, sin), v).flatten(2))
+        return self.o_proj(attend(rotate(q, rotation), rotate(k, rotation), v).flatten(2))
 
 
 class DraftMLP(nn.Module):
@@ -85,9 +86,9 @@ class DraftLayer(nn.Module):
         self.mlp = DraftMLP(config)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+    def forward(self, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """`[B, M, H]` to `[B, M, H]`."""
-        hidden = hidden + self.self_attn(hidden, cos, sin, attend)
+        hidden = hidden + self.self_attn(hidden, rotation, attend)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
@@ -141,6 +142,19 @@ class DraftModel(nn.Module):
             features = self.img_fc(torch.cat((features, global_feature.expand_as(features)), dim=-1))
         return self.fc(torch.cat((embeds, features), dim=-1))
 
+    @torch.no_grad()
+    def input_weight(self) -> Tensor:
+        """`[H, 2H]`: `fuse(e, f, g)` is `F.linear(cat((e, f)), input_weight()) + fuse(0, 0, g)`, up to rounding.
+
+        Two linear layers without anything between them are one: where g stays, no pass needs to read both.
+        """
+        if not self.config.global_feature:
+            return self.fc.weight
+        hidden = self.config.hidden_size
+        of_embeds, of_features = self.fc.weight.float().split(hidden, dim=1)
+        merged = of_features @ self.img_fc.weight[:, :hidden].float()
+        return torch.cat((of_embeds, merged), dim=1).to(self.dtype)
+
     def compress(
         self,
         embeds: Tensor,
@@ -182,30 +196,41 @@ class DraftModel(nn.Module):
             text_start = end
         return DraftSequence(torch.cat(rows), torch.cat(kept), global_feature)
 
-    def forward(self, hidden: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def rotary(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """`rotary` of integers `[B, M]` for this layer."""
+        return rotary(positions, frequencies(self.config.head_dim, self.config.rope_theta, positions.device), dtype)
+
+    def forward(self, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """Run the decoder layer.
 
         Args:
             hidden: `[B, M, H]`, fused text rows and slots.
-            positions: integers `[B, M]`, rotary positions.
+            rotation: `rotary` of the M rows' positions, or of one position for all.
             attend: attention among the rows (and the cache), on rotated queries and keys.
 
         Returns:
             `[B, M, H]`: what the target's LM head reads, and the feature of the next step.
         """
-        cos, sin = rotary(positions, self.config.head_dim, self.config.rope_theta, hidden.dtype)
-        return self.layers[0](hidden, cos, sin, attend)
+        return self.layers[0](hidden, rotation, attend)
 
 
-def rotary(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `[B, 1, M, head_dim]` for positions `[B, M]`: computed, not looked up, so without a limit."""
-    frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
+def frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Angles from one position to the next, fp32 `[head_dim / 2]`."""
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+
+
+def rotary(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Rotation:
+    """Cosines, and sines (of the first half negated), `[B, 1, M, head_dim]` for positions `[B, M]`.
+
+    They are computed, not looked up, so without a limit.
+    """
     angles = positions.to(torch.float32)[:, None, :, None] * frequencies
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotary embedding in LLaMA's layout (halves, not pairs) of `x` `[B, heads, M, head_dim]`."""
+    cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)

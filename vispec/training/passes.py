@@ -39,7 +39,7 @@ def draft_pass(
     # padding stands behind every real row, so causal attention never reads it
     hidden = torch.stack([F.pad(s.hidden, (0, 0, 0, longest - len(s.positions))) for s in sequences])
     positions = torch.stack([F.pad(s.positions, (0, longest - len(s.positions))) for s in sequences])
-    output = model(hidden, positions, _attend_causally)
+    output = model(hidden, model.rotary(positions, hidden.dtype), _attend_causally)
     return [
         torch.zeros_like(embed).index_copy(0, sequence.positions, rows[: len(sequence.positions)])
         for embed, sequence, rows in zip(embeds, sequences, output, strict=True)
