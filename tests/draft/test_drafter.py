@@ -18,7 +18,14 @@ from vispec.target import Prompt, Target
 LENGTH = 32
 # (key/value heads, queries, biases)
 DRAFTS = ((4, 2, True), (2, 4, False), (1, 1, True))
-TREES = (TreeConfig(), TreeConfig(1, 2, 5), TreeConfig(0, 4, 5), TreeConfig(5, 10, 60), TreeConfig(2, 1, 4))
+TREES = (
+    TreeConfig(),
+    TreeConfig(1, 2, 5),
+    TreeConfig(0, 4, 5),
+    TreeConfig(5, 10, 60),
+    TreeConfig(2, 1, 4),
+    TreeConfig(70, 1, 5),  # more passes than an update has rows
+)
 TREES_AND_DRAFTS = list(zip(TREES, (DRAFTS * 2)[: len(TREES)], strict=True))
 Runs = list[tuple[int, int]]
 IMAGES: dict[str, Runs] = {

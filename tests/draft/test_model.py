@@ -11,9 +11,9 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from vispec import DraftConfig
-from vispec.draft.model import DraftModel, DraftSequence, frequencies, rotary, rotate
+from vispec.draft.model import DraftModel, DraftSequence, rotary, rotary_frequencies, rotate
 
-FREQUENCIES = frequencies(64, 10000.0, torch.device("cpu"))
+FREQUENCIES = rotary_frequencies(64, 10000.0, torch.device("cpu"))
 
 VARIANTS = {
     "grouped": DraftConfig(64, 48, 4, 2, 50, num_queries=2),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vispec.cache import grow_rows, grown_capacity
-from vispec.draft.model import DraftModel, Rotation, frequencies, rotary
+from vispec.draft.model import DraftModel, Rotation, rotary, rotary_frequencies
 from vispec.ops import append_kv, build_tree, expand_frontier, tree_attention
 from vispec.target import Prompt, Target
 from vispec.tree import Tree, TreeConfig
@@ -150,13 +150,14 @@ class ViSpecDrafter:
         config, device = model.config, model.device
         self.scale = config.head_dim**-0.5
         self.input_weight = model.input_weight() if input_weight is None else input_weight
-        self.frequencies = frequencies(config.head_dim, config.rope_theta, device)
+        self.frequencies = rotary_frequencies(config.head_dim, config.rope_theta, device)
         self.frontier_bits = {tree: _frontier_bits(tree, device) for tree in trees}
         self.first_candidates = {tree: _first_candidates(tree, device) for tree in trees}
         widest = max(MAX_CHAIN, *(tree.max_accepted + 1 for tree in trees))
         chain = _bits(torch.arange(widest, device=device), widest)
         self.chain = chain.cumsum(0)  # distinct powers of two: the running sum is the running union
-        self.steps = torch.arange(widest, dtype=torch.int32, device=device)
+        longest = max(widest, *(tree.depth for tree in trees))
+        self.steps = torch.arange(longest, dtype=torch.int32, device=device)
         self.spare_rows = max(widest, *(tree.depth * tree.top_k for tree in trees))
 
     def prefill(self, prompt: Prompt, root_tokens: Tensor) -> None:

@@ -198,7 +198,8 @@ class DraftModel(nn.Module):
 
     def rotary(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """`rotary` of integers `[B, M]` for this layer."""
-        return rotary(positions, frequencies(self.config.head_dim, self.config.rope_theta, positions.device), dtype)
+        frequencies = rotary_frequencies(self.config.head_dim, self.config.rope_theta, positions.device)
+        return rotary(positions, frequencies, dtype)
 
     def forward(self, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """Run the decoder layer.
@@ -214,7 +215,7 @@ class DraftModel(nn.Module):
         return self.layers[0](hidden, rotation, attend)
 
 
-def frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
+def rotary_frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
     """Angles from one position to the next, fp32 `[head_dim / 2]`."""
     return 1.0 / theta ** (torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
 
