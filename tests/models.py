@@ -88,6 +88,7 @@ def make_draft(model: PreTrainedModel, num_queries: int = 2, seed: int = 0) -> D
         draft = DraftModel(config)
         with torch.no_grad():
             draft.fc.weight.mul_(0.1)[:, : text.hidden_size].add_(torch.eye(text.hidden_size))
+            torch.nn.init.normal_(draft.img_fc.weight[:, text.hidden_size :], std=text.hidden_size**-0.5)
             draft.layers[0].self_attn.o_proj.weight.mul_(0.3)
     return Draft(draft, model)
 

@@ -33,7 +33,7 @@ from vispec.target import Target
 GENERATE = import_module("vispec.generate")  # the package has a function of that name
 TREES = (CANDIDATES[0], CANDIDATES[-1], None)
 RULES = (Rules(), Rules(samples=True, temperature=0.7, top_p=0.9, repetition_penalty=1.2))
-FROM_NUMBERS = {torch.tensor, torch.as_tensor, torch.from_numpy, Tensor.new_tensor}
+FROM_NUMBERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
 
 
 class NothingFromNumbers(TorchFunctionMode):

@@ -109,6 +109,7 @@ def assert_same_state(ours: ViSpecDrafter, expected: ViSpecDrafter, row: int = 0
         (ours.k_cache[0, :, :rows], expected.k_cache[row, :, :rows]),
         (ours.v_cache[0, :, :rows], expected.v_cache[row, :, :rows]),
         (ours.global_feature[0], expected.global_feature[row]),
+        (ours.input_bias[0], expected.input_bias[row]),
     ):
         torch.testing.assert_close(ours_state, expected_state, rtol=1e-5, atol=2e-5)
 
@@ -261,14 +262,16 @@ def test_propose_leaves_the_cache_in_use_alone(target: Target) -> None:
 @torch.no_grad()
 def test_state_is_changed_in_place(target: Target) -> None:
     """So that a captured pass finds it where it was."""
-    text = Text(target, IMAGES["one image"])
-    drafter = drafter_after(make_model(target, DRAFTS[0]), target, TreeConfig(), [text], 20)
+    model, text, other = make_model(target, DRAFTS[0]), *(Text(target, IMAGES["one image"], seed) for seed in range(2))
+    drafter = drafter_after(model, target, TreeConfig(), [text], 20)
     state = {name: value for name, value in vars(drafter).items() if isinstance(value, Tensor)}
     drafter.propose(text.ids[20:21], TreeConfig())
     drafter.reserve(21)
     update(drafter, TreeConfig(), text, 20, 2)
+    drafter.prefill(*prompt_of([other], 20))
+    assert_same_state(drafter, drafter_after(model, target, TreeConfig(), [other], 20))
     assert all(getattr(drafter, name) is value for name, value in state.items())
-    assert {"cache_len", "next_position", "hidden", "k_cache", "v_cache"} < state.keys()
+    assert {"cache_len", "next_position", "hidden", "k_cache", "v_cache", "input_bias"} < state.keys()
 
 
 def test_target_lends_its_own_modules(target: Target) -> None:

@@ -66,9 +66,11 @@ class Draft:
         """Raise a ValueError unless the draft was loaded for this very model and both still agree."""
         if self._target() is not target.model:
             raise ValueError("draft: it was loaded for another model; load it with target=model for this one")
-        ours, theirs = (self.model.device, self.model.dtype), (target.device, target.dtype)
-        if ours != theirs:
-            raise ValueError(f"draft: expected the target's device and dtype {theirs}, got {ours}; load it again")
+        theirs = (target.device, target.dtype)
+        for weight in (self.model.fc.weight, self.input_weight):  # the model may have been moved, or cast, since
+            if (weight.device, weight.dtype) != theirs:
+                found = (weight.device, weight.dtype)
+                raise ValueError(f"draft: expected the target's device and dtype {theirs}, got {found}; load it again")
 
     def new_drafter(self, target: Target, trees: Sequence[TreeConfig], budget: int) -> Drafter:
         """A drafter of these trees for one call of `generate` with about `budget` new tokens."""

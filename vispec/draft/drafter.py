@@ -144,7 +144,7 @@ class ViSpecDrafter:
         self.cache_len: Tensor  # int32 [B], rows in use
         self.next_position: Tensor  # int32 [B]
         self.global_feature: Tensor  # [B, 1, H]
-        self.input_bias: Tensor  # [B, 1, H], all that the layer's inputs have of it
+        self.input_bias: Tensor  # [B, 1, H], what it and the biases add to the layer's inputs
         self.hidden: Tensor  # [B, H], the layer's output at the last index read
         self.first_cut = 0  # see `ViSpecMemory`; of a single sequence
         config, device = model.config, model.device
@@ -337,12 +337,12 @@ def _frontier_bits(tree: TreeConfig, device: torch.device) -> Tensor:
 
 
 def _first_candidates(tree: TreeConfig, device: torch.device) -> Tensor:
-    """Of the root (0) and every frontier node, int32 `[1 + depth * top_k]`: first of the candidates it is chosen from.
+    """Of every frontier node the first of the candidates it is chosen from, int32 `[1 + depth * top_k]`; the root has 0.
 
-    A root has `top_k` children, each level of the frontier `top_k` times as many.
+    The root has `top_k` children, each level of the frontier `top_k` times as many.
     """
-    firsts = torch.tensor([0, *(tree.top_k + i * tree.top_k**2 for i in range(tree.depth))], dtype=torch.int32)
-    return torch.cat((firsts[:1], firsts[: tree.depth].repeat_interleave(tree.top_k))).to(device)
+    levels = [0, *(tree.top_k + level * tree.top_k**2 for level in range(tree.depth - 1))][: tree.depth]
+    return torch.tensor([0, *(first for first in levels for _ in range(tree.top_k))], dtype=torch.int32, device=device)
 
 
 def _bits(rows: Tensor, num_rows: int) -> Tensor:

@@ -13,7 +13,7 @@ from vispec.draft.config import DraftConfig
 
 # q [B, Hq, M, D], k and v [B, Hkv, M, D] (rotated) to [B, M, Hq, D]; decides what the M rows see
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-Rotation = tuple[Tensor, Tensor]  # of `rotary`
+Rotation = tuple[Tensor, Tensor]  # cosines and sines `[B, 1, M, head_dim]` of `rotary`; M is 1: of all rows
 
 
 class DraftSequence(NamedTuple):
@@ -56,7 +56,7 @@ class DraftAttention(nn.Module):
         self.o_proj = nn.Linear(hidden, hidden, bias=False)
 
     def forward(self, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        """`[B, M, H]` to `[B, M, H]`; `rotation` of the M rows, or one for all."""
+        """`[B, M, H]` to `[B, M, H]`."""
         q, k, v = (
             proj(hidden).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -152,7 +152,8 @@ class DraftModel(nn.Module):
             return self.fc.weight
         hidden = self.config.hidden_size
         of_embeds, of_features = self.fc.weight.float().split(hidden, dim=1)
-        merged = of_features @ self.img_fc.weight[:, :hidden].float()
+        with torch.autocast(self.device.type, enabled=False):
+            merged = of_features @ self.img_fc.weight[:, :hidden].float()
         return torch.cat((of_embeds, merged), dim=1).to(self.dtype)
 
     def compress(

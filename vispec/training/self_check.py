@@ -50,7 +50,7 @@ class _ObservedDraft(Draft):
     observed: _Observed
 
     def new_drafter(self, target: Target, trees: Sequence[TreeConfig], budget: int) -> _Observed:
-        self.observed = _Observed(self.model, target, trees, budget)
+        self.observed = _Observed(self.model, target, trees, budget, self.short_head, self.input_weight)
         return self.observed
 
 
