@@ -337,7 +337,7 @@ def _frontier_bits(tree: TreeConfig, device: torch.device) -> Tensor:
 
 
 def _first_candidates(tree: TreeConfig, device: torch.device) -> Tensor:
-    """Of every frontier node the first of the candidates it is chosen from, int32 `[1 + depth * top_k]`; the root has 0.
+    """The first of the candidates that each frontier node is chosen from, int32 `[1 + depth * top_k]`; 0 for the root.
 
     The root has `top_k` children, each level of the frontier `top_k` times as many.
     """
