@@ -3,62 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import kv_cases
 from cuda_host import Schedule, byte_strides, make_struct, same_in_every_schedule
 from cuda_host.run import run_file
-from kv_cases import poison, random_ancestors
+from kv_cases import Case
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 HEADER = SOURCE.with_suffix(".h")
 H100 = (132, 227 << 10)
 RTX_5090 = (170, 99 << 10)
-Case = dict[str, Any]
 Plan = dict[str, int]
-
-
-def tree_case(
-    dtype: torch.dtype,
-    heads: tuple[int, int],
-    prefix: int,
-    num_nodes: int,
-    head_dim: int = 64,
-    num_rows: int | None = None,
-    starts: tuple[int, int] = (0, 0),
-    seed: int = 0,
-    spare: int = 3,
-) -> Case:
-    """Two sequences, the second with half the prefix; q as a model makes it; rows that nobody may see are NaN.
-
-    Of a tree of `num_rows` (default: `num_nodes`) rows the last `num_nodes` are queries. K and V are cut out of one
-    buffer, in rows of a multiple of 16 bytes.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    rows = num_rows or num_nodes
-    capacity = prefix + rows + spare
-    q = torch.randn(2, num_nodes, heads[0] + 1, head_dim, generator=draw).to(dtype)[:, :, 1:].transpose(1, 2)
-    buffer = torch.full((2, capacity, 2, heads[1] + 1, head_dim + 16), torch.nan, dtype=dtype)
-    cut = buffer[:, :, :, : heads[1], 8 : head_dim + 8]
-    k_cache, v_cache = cut.copy_(torch.randn(cut.shape, generator=draw)).permute(2, 0, 3, 1, 4)
-    cache_len = torch.tensor([prefix, prefix // 2], dtype=torch.int32)
-    first = [min(start, length) for start, length in zip(starts, cache_len.tolist(), strict=True)]
-    poison((k_cache, v_cache), first, [length + rows for length in cache_len.tolist()])
-    ancestors = random_ancestors(2, rows, draw)[:, rows - num_nodes :].contiguous()
-    case: Case = {"q": q, "k_cache": k_cache, "v_cache": v_cache, "cache_len": cache_len, "ancestors": ancestors}
-    if any(starts):
-        case["kv_start"] = torch.tensor(first, dtype=torch.int32)
-    return case
-
-
-def in_float64(case: Case) -> Case:
-    return {
-        name: value.double() if torch.is_tensor(value) and value.is_floating_point() else value
-        for name, value in case.items()
-    }
+tree_case = partial(kv_cases.tree_case, margins=(8, 8))  # rows of a multiple of 16 bytes
 
 
 def params(case: Case, out: Tensor, options: dict[str, Any]) -> ctypes.Structure:

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from cuda_host import Schedule, sweep
-from kv_cases import ancestor_bits, paths
+from kv_cases import Case, ancestor_bits, in_float64, paths
 from numerics import assert_error_ratio, assert_same_bits
 from planned_tree_attention import (
     H100,
     RTX_5090,
-    Case,
     Plan,
     attend,
-    in_float64,
     make_plan,
     tree_case,
     with_tile,

@@ -16,52 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from vispec._C import cut_tree_attention
 
-from kv_cases import ancestor_bits, paths, poison, random_ancestors, random_parents, wide_cache
+import kv_cases
+from kv_cases import Case, ancestor_bits, in_float64, paths, random_parents
 from numerics import assert_error_ratio, assert_same_bits
 from vispec.ops import tree_attention, tree_attention_reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-def tree_case(
-    device: torch.device,
-    dtype: torch.dtype,
-    heads: tuple[int, int],
-    prefix: int,
-    num_nodes: int,
-    head_dim: int = 64,
-    num_rows: int | None = None,
-    starts: tuple[int, int] = (0, 0),
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Two sequences, the second with half the prefix; strided q; rows before `starts` and behind the tree are NaN.
-
-    Of a tree of `num_rows` (default: `num_nodes`) rows the last `num_nodes` are queries.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    rows = num_rows or num_nodes
-    q = torch.randn(2, num_nodes, heads[0] + 1, head_dim, generator=draw).to(dtype)[:, :, 1:].transpose(1, 2)
-    k_cache, v_cache = wide_cache(2, heads[1], prefix + rows + 3, head_dim, dtype, draw)
-    cache_len = torch.tensor([prefix, prefix // 2], dtype=torch.int32)
-    first = [min(start, length) for start, length in zip(starts, cache_len.tolist(), strict=True)]
-    poison((k_cache, v_cache), first, [length + rows for length in cache_len.tolist()])
-    case: dict[str, Any] = {
-        "q": q.to(device),
-        "k_cache": k_cache.to(device),
-        "v_cache": v_cache.to(device),
-        "cache_len": cache_len.to(device),
-        "ancestors": random_ancestors(2, rows, draw)[:, rows - num_nodes :].contiguous().to(device),
-    }
-    if any(starts):
-        case["kv_start"] = torch.tensor(first, dtype=torch.int32, device=device)
-    return case
-
-
-def in_float64(case: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.double() if torch.is_tensor(value) and value.is_floating_point() else value
-        for name, value in case.items()
-    }
+def tree_case(device: torch.device, *args: Any, **kwargs: Any) -> Case:
+    return {name: tensor.to(device) for name, tensor in kv_cases.tree_case(*args, **kwargs).items()}
 
 
 def check(case: dict[str, Any], **options: Any) -> Tensor:
