@@ -9,8 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 import vispec
 from families import TABLE
+from kept_cycles import kept_cycles
 from models import family_of, make_batch, make_draft, make_prompt, make_target
 from vispec import cycles
 from vispec.auto import CANDIDATES
@@ -30,7 +29,6 @@ from vispec.graphs import why_not
 from vispec.sampling import Rules
 from vispec.target import Target
 
-GENERATE = import_module("vispec.generate")  # the package has a function of that name
 TREES = (CANDIDATES[0], CANDIDATES[-1], None)
 RULES = (Rules(), Rules(samples=True, temperature=0.7, top_p=0.9, repetition_penalty=1.2))
 FROM_NUMBERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
@@ -88,11 +86,9 @@ def moved(value: Any) -> Any:
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Calls keep their cycles, as on a GPU; nothing is captured."""
-    kept_cycle = partial(cycles.kept_cycle, new_capture=lambda: refuse)
-    monkeypatch.setattr(GENERATE, "borrowed_cycle", kept_cycle)
-    yield
-    cycles._kept.clear()
+    """Calls keep their cycles; nothing is captured."""
+    with kept_cycles(monkeypatch, lambda: refuse):
+        yield
 
 
 def refuse(work: Callable[[], Tensor]) -> Any:

@@ -12,7 +12,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import import_module
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from transformers import Cache, LlamaForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import vispec
+from kept_cycles import GENERATE, kept_cycles
 from lossless import assert_same_text
 from models import BUILDERS, make_batch, make_draft, make_pair, make_prompt, make_target
 from vispec import cycles
@@ -27,8 +27,6 @@ from vispec.graphs import Replayer, fingerprint, no_capture, why_not
 from vispec.target import Target
 from vispec.training.prompts import append_inputs, append_tokens
 from vispec.tree import TreeConfig
-
-GENERATE = import_module("vispec.generate")  # the package has a function of that name
 
 
 class Again:
@@ -50,10 +48,9 @@ class Again:
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Calls keep and replay their cycles, as on a GPU."""
-    monkeypatch.setattr(GENERATE, "borrowed_cycle", partial(cycles.kept_cycle, new_capture=lambda: Again))
     monkeypatch.setattr(Again, "count", 0)
-    yield
-    cycles._kept.clear()
+    with kept_cycles(monkeypatch, lambda: Again):
+        yield
 
 
 @pytest.mark.parametrize("family", BUILDERS)
